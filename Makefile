@@ -1,0 +1,28 @@
+# Two commands: `make fit` makes a bundle from the embedded default, `make test` runs the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: fit test bench clean
+
+fit: $(VENV)/.all
+	$(BIN)/edgebert fit-device --profile pixel6 --out edgebert-bundle
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+$(VENV)/.all: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[all]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ $(VENV)/.all
+
+bench: $(VENV)/.all
+	$(BIN)/python examples/benchmark.py
+
+clean:
+	rm -rf $(VENV) edgebert-bundle

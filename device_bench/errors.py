@@ -1,0 +1,29 @@
+"""The failures a person is meant to read: one line each, and the exit code the command ends with."""
+
+from __future__ import annotations
+
+
+class BenchError(Exception):
+    """Base of every expected failure; the command prints the message alone and ends with `exit_code`."""
+
+    exit_code = 6
+
+
+class BadRequest(BenchError):
+    """A flag, a file name or a shape that cannot be served."""
+
+    exit_code = 2
+
+
+class BadGolden(BenchError):
+    """golden.json is broken, or belongs to another model."""
+
+    exit_code = 4
+
+
+class RuntimeMissing(BenchError):
+    """The package that runs this kind of file is not installed, or does not start."""
+
+
+class BadModel(BenchError):
+    """The file cannot be loaded or run, or lacks the inputs of a text encoder."""

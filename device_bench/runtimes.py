@@ -1,0 +1,242 @@
+"""Open a model file in the runtime that is there; each runtime is imported only when a file needs it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+from device_bench.errors import BadModel, BadRequest, BenchError, RuntimeMissing
+from device_bench.options import RUNTIMES
+
+INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+OUTPUT_NAME = "logits"
+Feeds = dict[str, Any]  # name -> numpy array [batch, length]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A model input; a None dimension is free."""
+
+    name: str
+    dtype: str
+    shape: tuple[Optional[int], ...]
+
+
+@dataclass(frozen=True)
+class Session:
+    """An opened model.
+
+    `lengths` are the sequence lengths the file was made for, smallest first; empty means any length. `batch`
+    is the fixed batch size, or None for any. `load_ms` is the time to open the file, without importing the
+    runtime.
+    """
+
+    path: Path
+    format: str
+    name: str
+    version: str
+    threads: int
+    inputs: tuple[TensorSpec, ...]
+    lengths: tuple[int, ...]
+    batch: Optional[int]
+    load_ms: float
+    runner: Callable[[Feeds], Feeds]
+
+    def run(self, feeds: Feeds) -> Feeds:
+        """One inference: arrays [batch, length] by input name -> {"logits": float32 [batch, labels]}.
+
+        Raises BadRequest for a length the file does not have, BadModel if the runtime fails.
+        """
+        try:
+            return self.runner(feeds)
+        except BenchError:
+            raise
+        except Exception as error:  # each runtime raises its own classes here
+            batch, length = feeds[INPUT_NAMES[0]].shape
+            runtime = f"{self.name} {self.version}"
+            raise BadModel(f"{self.path.name} fails at batch {batch}, length {length} with {runtime}: "
+                           f"{_first_line(error)}; with a small vocabulary pass --vocabulary") from error
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What a runtime's opener knows about the file."""
+
+    inputs: tuple[TensorSpec, ...]
+    lengths: tuple[int, ...]
+    batch: Optional[int]
+    runner: Callable[[Feeds], Feeds]
+
+
+def model_format(path: Path) -> str:
+    """"onnx" or "tflite" by the file's ending. Raises BadRequest for any other."""
+    ending = Path(path).suffix.lower().lstrip(".")
+    if ending not in RUNTIMES:
+        raise BadRequest(f"{Path(path).name}: give a file ending in .onnx or .tflite")
+    return ending
+
+
+def open_model(
+    path: Path, threads: int = 1, runtime: Optional[str] = None, length: Optional[int] = None
+) -> Session:
+    """Open a text encoder: `.onnx` with onnxruntime, `.tflite` with ai_edge_litert, else tflite_runtime.
+
+    Args:
+        runtime: module name that must be used; None takes the first one installed.
+        length: sequence length that must be available.
+
+    Raises:
+        BadRequest: no such file, an ending or runtime that does not fit, or a length the file does not have.
+        RuntimeMissing: no runtime for this format can be imported.
+        BadModel: the runtime refuses the file, or its inputs and outputs are not those of a text encoder.
+    """
+    path = Path(path)
+    form = model_format(path)
+    if not path.is_file():
+        raise BadRequest(f"{path}: no such file")
+    if runtime is not None and runtime not in RUNTIMES[form]:
+        raise BadRequest(f"{runtime} does not run .{form} files; use {' or '.join(RUNTIMES[form])}")
+    name, module = _import_first(form, RUNTIMES[form] if runtime is None else (runtime,))
+    opener = _open_onnx if form == "onnx" else _open_tflite
+    start = time.perf_counter_ns()
+    opened = opener(module, path, threads)
+    load_ms = (time.perf_counter_ns() - start) / 1e6
+    if length is not None and opened.lengths and length not in opened.lengths:
+        raise BadRequest(_no_length(path, length, opened.lengths))
+    return Session(path, form, name, _version(name), threads, opened.inputs, opened.lengths, opened.batch,
+                   load_ms, opened.runner)
+
+
+def import_runtime(path: Path, runtime: Optional[str] = None) -> str:
+    """Import the runtime that `open_model` would use and return its name, so that the import can be told
+    apart from the file in time and memory. Raises as `open_model` does."""
+    form = model_format(path)
+    return _import_first(form, RUNTIMES[form] if runtime is None else (runtime,))[0]
+
+
+def _import_first(form: str, names: tuple[str, ...]) -> tuple[str, Any]:
+    """The first runtime that imports: (name, the module with its session class)."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime's Linux wheels carry an uploader
+    reasons = []
+    for name in names:
+        try:
+            importlib.import_module("numpy")
+            return name, importlib.import_module(name if form == "onnx" else f"{name}.interpreter")
+        except ImportError as error:
+            missing = getattr(error, "name", None)
+            if missing == "numpy":
+                raise RuntimeMissing("numpy is not installed; run: pip install numpy") from error
+            if missing != name:
+                reasons.append(f"{name} is installed but does not start: {_first_line(error)}")
+    reasons.append(f"no runtime for .{form} files; run: pip install {names[0].replace('_', '-')}")
+    raise RuntimeMissing("; ".join(reasons))
+
+
+def _version(name: str) -> str:
+    stated = getattr(importlib.import_module(name), "__version__", None)
+    if stated:
+        return str(stated)
+    from importlib import metadata
+
+    try:
+        return metadata.version(name.replace("_", "-"))
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:300] if text else type(error).__name__
+
+
+def _no_length(path: Path, length: int, lengths: tuple[int, ...]) -> str:
+    return f"{path.name} has no length {length}; it has {', '.join(map(str, lengths))}"
+
+
+def _open_onnx(ort: Any, path: Path, threads: int) -> _Opened:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 4  # errors come as exceptions, once
+    try:
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a dozen unrelated exception classes
+        reason = f"onnxruntime {ort.__version__} refuses it: {_first_line(error)}"
+        raise BadModel(f"{path.name}: {reason}") from error
+    types = {"tensor(int64)": "int64", "tensor(int32)": "int32"}
+    inputs = _checked_inputs(path, [
+        (one.name, types.get(one.type, one.type), tuple(n if isinstance(n, int) else None for n in one.shape))
+        for one in session.get_inputs()
+    ])
+    output = _output_name(path, [one.name for one in session.get_outputs()])
+    batch, length = inputs[0].shape
+
+    def runner(feeds: Feeds) -> Feeds:
+        return {OUTPUT_NAME: session.run([output], feeds)[0]}
+
+    return _Opened(inputs, () if length is None else (length,), batch, runner)
+
+
+def _open_tflite(module: Any, path: Path, threads: int) -> _Opened:
+    try:
+        interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
+        signatures = interpreter.get_signature_list()
+        calls = {key: interpreter.get_signature_runner(key) for key in signatures}
+        described = {key: call.get_input_details() for key, call in calls.items()}
+    except (ValueError, RuntimeError) as error:
+        raise BadModel(f"{path.name}: {module.__name__} refuses it: {_first_line(error)}") from error
+    if not calls:
+        raise BadModel(f"{path.name} has no signatures; export one per length, named seq_64 and so on")
+    by_length: dict[int, tuple[Any, str]] = {}
+    first: tuple[TensorSpec, ...] = ()
+    batch = None
+    for key, details in described.items():
+        inputs = _checked_inputs(path, [
+            (name, one["dtype"].__name__, tuple(map(int, one["shape"]))) for name, one in details.items()
+        ])
+        named = re.fullmatch(r"seq_(\d+)", key)
+        if named and int(named[1]) != inputs[0].shape[1]:
+            raise BadModel(f"{path.name}: signature {key} takes length {inputs[0].shape[1]}; export it again")
+        output = _output_name(path, list(signatures[key]["outputs"]))
+        by_length[inputs[0].shape[1]] = (calls[key], output)
+        first = first or inputs
+        rows = int(details[INPUT_NAMES[0]]["shape_signature"][0])
+        batch = rows if rows > 0 else None  # -1 marks a free dimension; `shape` shows 1 there
+
+    def runner(feeds: Feeds) -> Feeds:
+        length = feeds[INPUT_NAMES[0]].shape[1]
+        if length not in by_length:
+            raise BadRequest(_no_length(path, length, tuple(sorted(by_length))))
+        call, output = by_length[length]
+        return {OUTPUT_NAME: call(**feeds)[output]}
+
+    one_length = first[0].shape[1] if len(by_length) == 1 else None
+    inputs = tuple(TensorSpec(one.name, one.dtype, (batch, one_length)) for one in first)
+    return _Opened(inputs, tuple(sorted(by_length)), batch, runner)
+
+
+def _checked_inputs(path: Path, found: list[tuple[str, str, tuple]]) -> tuple[TensorSpec, ...]:
+    """The inputs in the order of INPUT_NAMES. Raises BadModel unless they are integer ids and a mask, 2-D."""
+    specs = {name: TensorSpec(name, dtype, shape) for name, dtype, shape in found}
+    if set(specs) - set(INPUT_NAMES) or not set(INPUT_NAMES[:2]) <= set(specs):
+        raise BadModel(f"{path.name} has the inputs {', '.join(specs) or 'none'}; expected input_ids, "
+                       "attention_mask and perhaps token_type_ids")
+    for spec in specs.values():
+        if spec.dtype not in ("int32", "int64") or len(spec.shape) != 2:
+            raise BadModel(f"{path.name}: input {spec.name} is {spec.dtype} {list(spec.shape)}; expected "
+                           "int32 or int64 [batch, length]")
+    return tuple(specs[name] for name in INPUT_NAMES if name in specs)
+
+
+def _output_name(path: Path, names: list[str]) -> str:
+    if OUTPUT_NAME in names:
+        return OUTPUT_NAME
+    if len(names) != 1:
+        raise BadModel(f"{path.name} has the outputs {', '.join(names)}; name one of them {OUTPUT_NAME}")
+    return names[0]

@@ -1,0 +1,1 @@
+"""edgebert turns a fine-tuned BERT into the best model that fits a phone."""

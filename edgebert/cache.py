@@ -1,0 +1,61 @@
+"""Results of stages, kept under the hash of everything they were made from.
+
+The key of an entry is the stage's name, its version and its inputs; the entry is a folder that appears by one rename,
+so that a killed run leaves either all of it or nothing. `work` folders hold what a long stage saves on its way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
+
+
+def default_cache() -> Path:
+    """$EDGEBERT_CACHE, else $XDG_CACHE_HOME/edgebert, else ~/.cache/edgebert."""
+    if own := os.environ.get("EDGEBERT_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgebert"
+
+
+def content_key(stage: str, version: int, inputs: dict[str, Any]) -> str:
+    """The hash of a stage's inputs, which must be JSON values."""
+    text = json.dumps([stage, version, inputs], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of finished stages."""
+
+    folder: Path
+
+    def entry(self, stage: str, version: int, inputs: dict[str, Any]) -> Path:
+        return self.folder / stage / content_key(stage, version, inputs)
+
+    def stage(self, stage: str, version: int, inputs: dict[str, Any], make: Callable[[Path, Path], None],
+              load: Callable[[Path], Value]) -> tuple[Value, bool]:
+        """The stage's value, and whether it was there already.
+
+        make(out, work): writes the result into the empty folder `out`; `work` survives a crash and is handed to the
+        next try. load(entry): reads the result back, always from the finished entry.
+        """
+        entry = self.entry(stage, version, inputs)
+        found = entry.is_dir()
+        if not found:
+            out, work = entry.with_name(entry.name + ".tmp"), entry.with_name(entry.name + ".work")
+            shutil.rmtree(out, ignore_errors=True)
+            out.mkdir(parents=True)
+            work.mkdir(exist_ok=True)
+            make(out, work)
+            (out / "inputs.json").write_text(json.dumps(inputs, indent=1, sort_keys=True), encoding="utf-8")
+            os.replace(out, entry)
+            shutil.rmtree(work, ignore_errors=True)
+        return load(entry), found

@@ -1,0 +1,69 @@
+"""A truly smaller model: the kept layers, heads and neurons copied into smaller matrices, nothing masked."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from edgebert.errors import UsageError
+from edgebert.modeling import Encoder, Layer, LayerMask
+from edgebert.spec import SubnetSpec
+
+Indices = tuple[tuple[int, ...], ...]
+"""Per kept layer, the source indices of what stays, increasing."""
+
+
+def kept_indices(subnet: SubnetSpec, order: Indices, widths: list[int]) -> Indices:
+    """The `widths[j]` most important units of each kept layer, in increasing order. order: per source layer, most
+    important first."""
+    return tuple(tuple(sorted(order[i][:width])) for i, width in zip(subnet.kept, widths, strict=True))
+
+
+def _rows(target: nn.Linear, source: nn.Linear, index: torch.Tensor) -> None:
+    target.weight.copy_(source.weight[index])
+    target.bias.copy_(source.bias[index])
+
+
+def _columns(target: nn.Linear, source: nn.Linear, index: torch.Tensor) -> None:
+    target.weight.copy_(source.weight[:, index])
+    target.bias.copy_(source.bias)
+
+
+def _copy_layer(target: Layer, source: Layer, heads: tuple[int, ...], neurons: tuple[int, ...]) -> None:
+    dim = source.head_dim
+    inner = torch.tensor([h * dim + d for h in heads for d in range(dim)])
+    units = torch.tensor(neurons)
+    for name in ("query", "key", "value"):
+        _rows(getattr(target, name), getattr(source, name), inner)
+    _columns(target.output, source.output, inner)
+    _rows(target.up, source.up, units)
+    _columns(target.down, source.down, units)
+    target.attention_norm.load_state_dict(source.attention_norm.state_dict())
+    target.ffn_norm.load_state_dict(source.ffn_norm.state_dict())
+
+
+@torch.no_grad()
+def extract(net: Encoder, subnet: SubnetSpec, heads: Indices, neurons: Indices) -> Encoder:
+    """A new, smaller Encoder in eval mode; `net` is untouched. Equal to `net` run with `masks_of(...)`.
+
+    heads, neurons: per kept layer, source indices. Raises UsageError where they disagree with `subnet`'s widths.
+    """
+    widths = [(len(h), len(n)) for h, n in zip(heads, neurons, strict=True)]
+    if widths != [(layer.heads, layer.ffn) for layer in subnet.layers]:
+        raise UsageError(f"kept indices have widths {widths}, the subnet asks for {subnet.to_json()['layers']}")
+    small = Encoder(subnet.shape(net.shape), net.eps, net.dropout)
+    for name in ("word", "position", "token_type", "embedding_norm", "pooler", "classifier"):
+        getattr(small, name).load_state_dict(getattr(net, name).state_dict())
+    for j, i in enumerate(subnet.kept):
+        _copy_layer(small.layers[j], net.layers[i], heads[j], neurons[j])
+    return small.eval()
+
+
+def masks_of(net: Encoder, subnet: SubnetSpec, heads: Indices, neurons: Indices) -> list[LayerMask]:
+    """The masks under which the whole `net` computes what the extracted subnet computes."""
+    masks = [LayerMask(keep=False) for _ in net.layers]
+    for j, i in enumerate(subnet.kept):
+        head_mask, neuron_mask = torch.zeros(net.layers[i].heads), torch.zeros(net.layers[i].up.out_features)
+        head_mask[list(heads[j])], neuron_mask[list(neurons[j])] = 1.0, 1.0
+        masks[i] = LayerMask(True, head_mask, neuron_mask)
+    return masks

@@ -1,0 +1,207 @@
+"""What an encoder costs: parameters, multiply-accumulates, file bytes, peak memory and latency, counted block by block.
+
+Everything is additive over blocks (embedding, one attention and one FFN block a layer, head), so that the search can
+price each choice on its own. Counted is what the exported file runs: the classifier reads token 0 alone, so the last
+layer computes its queries, its output and its FFN for that token only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgebert.device import CostRow, DeviceProfile
+from edgebert.errors import UsageError
+from edgebert.spec import EncoderShape
+from exporters.artifact import Precision
+
+MB = 1e6
+_ATTENTION_OPS, _FFN_OPS, _EMBEDDING_OPS, _HEAD_OPS = 16, 6, 8, 4
+_TRUST = ("measured", "derived", "guessed")
+
+# Bytes a file spends besides weights: graph nodes and names, by format: (whole file, each layer), fp32 and int8 graphs.
+_GRAPH_BYTES = {("onnx", "fp32"): (3000, 3000), ("onnx", "int8"): (3000, 3000),
+                ("tflite", "fp32"): (3000, 3000), ("tflite", "int8"): (3000, 3000)}
+# Bytes of quantisation parameters per output channel of an int8 matrix: ONNX keeps an fp32 scale and an int8 zero
+# point, TFLite an fp32 scale and an int64 zero point.
+_CHANNEL_BYTES = {"onnx": 5, "tflite": 12}
+
+
+@dataclass(frozen=True)
+class Block:
+    """Counted quantities of one block at one sequence length.
+
+    macs: multiply-accumulates with weight matrices. score_macs: between activations. scores: attention scores.
+    inner: FFN activations. stream: activations as wide as the model that norms, residuals, transposes and
+    quantisation read. weights: elements of weight matrices that are read as a whole; table: elements of the word
+    embedding, of which single rows are read. channels: quantisation groups of weights and table. floats: parameters
+    that stay fp32 (biases, norms, positions). ops: graph operations. arena: activations alive at once.
+    """
+
+    macs: int
+    score_macs: int
+    scores: int
+    inner: int
+    stream: int
+    weights: int
+    table: int
+    channels: int
+    floats: int
+    ops: int
+    arena: int
+
+    @property
+    def params(self) -> int:
+        return self.weights + self.table + self.floats
+
+
+def attention_block(shape: EncoderShape, heads: int, length: int, last: bool = False) -> Block:
+    """Projections, attention, residual and norm of a layer with that many heads; `last`: only token 0 goes on."""
+    inner, hidden, queries = heads * shape.head_dim, shape.hidden, 1 if last else length
+    return Block(
+        macs=2 * hidden * inner * length + 2 * hidden * inner * queries, score_macs=2 * inner * queries * length,
+        scores=heads * queries * length, inner=0,
+        stream=(hidden + 2 * inner) * length + (3 * hidden + 2 * inner) * queries,
+        weights=4 * hidden * inner, table=0, channels=3 * inner + hidden, floats=3 * inner + hidden + 2 * hidden,
+        ops=_ATTENTION_OPS, arena=(hidden + 2 * inner) * length + inner * queries + 2 * heads * queries * length)
+
+
+def ffn_block(shape: EncoderShape, neurons: int, length: int, last: bool = False) -> Block:
+    """Up, GELU, down, residual and norm; `last`: for token 0 alone."""
+    hidden, tokens = shape.hidden, 1 if last else length
+    return Block(
+        macs=2 * hidden * neurons * tokens, score_macs=0, scores=0, inner=neurons * tokens, stream=4 * hidden * tokens,
+        weights=2 * hidden * neurons, table=0, channels=neurons + hidden, floats=neurons + hidden + 2 * hidden,
+        ops=_FFN_OPS, arena=(hidden + 2 * neurons) * tokens)
+
+
+def embedding_block(shape: EncoderShape, length: int) -> Block:
+    """Lookup, positions, token types and norm."""
+    hidden = shape.hidden
+    return Block(macs=0, score_macs=0, scores=0, inner=0, stream=4 * hidden * length, weights=0,
+                 table=shape.vocab * hidden, channels=shape.vocab,
+                 floats=(shape.positions + shape.token_types) * hidden + 2 * hidden, ops=_EMBEDDING_OPS,
+                 arena=3 * hidden * length)
+
+
+def head_block(shape: EncoderShape) -> Block:
+    """Tanh pooler and classifier, on token 0."""
+    hidden, labels = shape.hidden, shape.labels
+    return Block(macs=hidden * (hidden + labels), score_macs=0, scores=0, inner=0, stream=2 * hidden + labels,
+                 weights=hidden * (hidden + labels), table=0, channels=hidden + labels, floats=hidden + labels,
+                 ops=_HEAD_OPS, arena=2 * hidden + labels)
+
+
+def blocks(shape: EncoderShape, precision: Precision, length: int) -> list[tuple[Block, str]]:
+    """Every block of the model with its precision, in the order they run. Raises UsageError where they do not match."""
+    if len(precision.layers) != len(shape.layers):
+        raise UsageError(f"the precision names {len(precision.layers)} layers, the model has {len(shape.layers)}")
+    found = [(embedding_block(shape, length), precision.embedding)]
+    for index, (layer, choice) in enumerate(zip(shape.layers, precision.layers)):
+        last = index == len(shape.layers) - 1
+        found.append((attention_block(shape, layer.heads, length, last), choice.attention))
+        found.append((ffn_block(shape, layer.ffn, length, last), choice.ffn))
+    return [*found, (head_block(shape), precision.head)]
+
+
+def params(shape: EncoderShape) -> int:
+    """Trainable parameters of the whole network."""
+    return sum(block.params for block, _ in blocks(shape, Precision.uniform("fp32", len(shape.layers)), 1))
+
+
+def macs(shape: EncoderShape, length: int) -> int:
+    """Multiply-accumulates one inference of the exported file runs at that length (one FLOP pair each)."""
+    uniform = Precision.uniform("fp32", len(shape.layers))
+    return sum(block.macs + block.score_macs for block, _ in blocks(shape, uniform, length))
+
+
+def block_latency_ms(block: Block, row: CostRow) -> float:
+    """Median milliseconds the block adds to a call, without the call's own base_us."""
+    weight_bytes = block.weights * (1 if row.precision == "int8" else 4)
+    return 1e-3 * row.op_us * block.ops + 1e-6 * (
+        row.ns_per_mac * block.macs + row.ns_per_score_mac * block.score_macs + row.ns_per_score * block.scores
+        + row.ns_per_inner * block.inner + row.ns_per_stream * block.stream + row.ns_per_weight_byte * weight_bytes)
+
+
+def block_bytes(block: Block, precision: str, runtime: str) -> int:
+    """Bytes of the block's parameters in a file: 4 a weight in fp32; in int8 one a weight and its channels' scales."""
+    matrix = block.weights + block.table
+    stored = 4 * matrix if precision == "fp32" else matrix + _CHANNEL_BYTES[runtime] * block.channels
+    return stored + 4 * block.floats
+
+
+def layer_graph_bytes(runtime: str, precision: str) -> int:
+    """Bytes a layer's nodes take in a file, beside its parameters; half of it each for attention and FFN."""
+    return _GRAPH_BYTES[runtime, precision][1]
+
+
+def file_graph_bytes(runtime: str, precision: str) -> int:
+    """Bytes of the file's frame: inputs, outputs, embedding and head nodes, metadata."""
+    return _GRAPH_BYTES[runtime, precision][0]
+
+
+def block_memory_mb(block: Block, row: CostRow) -> float:
+    """Megabytes the block's weights take in a running process."""
+    return row.weight_copies * block_bytes(block, row.precision, row.runtime) / MB
+
+
+def arena_mb(block: Block) -> float:
+    """Megabytes of activations the block needs while it runs; a model needs the largest of its blocks'."""
+    return 4 * block.arena / MB
+
+
+def file_shape(shape: EncoderShape, length: int) -> EncoderShape:
+    """The shape a file for at most `length` tokens holds: its position table is cut to that many rows."""
+    return EncoderShape(shape.hidden, shape.head_dim, shape.vocab, min(shape.positions, length), shape.token_types,
+                        shape.labels, shape.layers)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Predicted cost of one model on one device.
+
+    latency_ms: median. tail_ms: at `percentile`. error_pct: expected error of both. memory_mb: peak of the process.
+    provenance: that of the least certain cost row used.
+    """
+
+    latency_ms: float
+    percentile: str
+    tail_ms: float
+    error_pct: float
+    memory_mb: float
+    file_bytes: int
+    macs: int
+    params: int
+    provenance: Literal["measured", "derived", "guessed"]
+
+    def text(self) -> str:
+        """For example "~14 ms (derived, uncalibrated, +/- 40 %)"."""
+        trust = self.provenance if self.provenance == "measured" else f"{self.provenance}, uncalibrated"
+        return f"~{self.tail_ms:.{2 if self.tail_ms < 10 else 1 if self.tail_ms < 100 else 0}f} ms " \
+               f"({trust}, +/- {self.error_pct:.0f} %)"
+
+
+def estimate(shape: EncoderShape, precision: Precision, profile: DeviceProfile, runtime: str, threads: int,
+             length: int, percentile: str = "p90") -> Estimate:
+    """Predicted cost of the exported file on that device.
+
+    Raises UsageError where the profile lacks a cost row for a precision in use, or length exceeds the positions.
+    """
+    if not 1 <= length <= shape.positions:
+        raise UsageError(f"length {length} is outside 1 to {shape.positions}, the positions the model was made with")
+    cut = file_shape(shape, length)
+    parts = [(block, profile.row(runtime, kind, threads)) for block, kind in blocks(cut, precision, length)]
+    used = {row.key: row for _, row in parts}.values()
+    base = parts[0][1]
+    latency = base.base_us / 1e3 + sum(block_latency_ms(block, row) for block, row in parts)
+    weights = sum(block_memory_mb(block, row) for block, row in parts)
+    size = file_graph_bytes(runtime, precision.embedding) + sum(
+        block_bytes(block, row.precision, runtime) for block, row in parts)
+    size += sum(layer_graph_bytes(runtime, kind) // 2 for layer in precision.layers
+                for kind in (layer.attention, layer.ffn))
+    return Estimate(
+        latency_ms=latency, percentile=percentile, tail_ms=latency * profile.tail(percentile),
+        error_pct=max(row.error_pct for row in used),
+        memory_mb=base.runtime_mb + weights + max(arena_mb(block) for block, _ in parts), file_bytes=size,
+        macs=macs(shape, length), params=params(shape),
+        provenance=max((row.provenance for row in used), key=_TRUST.index))

@@ -1,0 +1,268 @@
+"""Rows of a table file, one at a time, each with the line a person finds it at.
+
+JSON lines, CSV, TSV, Parquet, or a folder saved by `datasets`. Nothing here knows what a label is. Every
+reader streams, stops at a stated size, and turns whatever can be wrong with a file into one UsageError that
+names the file and the line.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgebert.errors import UsageError
+
+MAX_EXPANDED_BYTES = 4 * 2**30
+MAX_LINE_BYTES = 16 * 2**20
+TEXT_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
+SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
+SPLIT_NAMES = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
+Numbered = tuple[int, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """An open table.
+
+    file: its name in messages. unit: what the numbers in `rows` count, "line" of a text file or "row" of a
+    binary one, both from 1. rows: (number, values by column). class_names: label names by column, where the
+    file itself declares them (`datasets.ClassLabel`).
+    """
+
+    file: str
+    unit: str
+    columns: tuple[str, ...]
+    rows: Iterator[Numbered]
+    class_names: Mapping[str, tuple[str, ...]]
+
+
+def open_table(path: Path) -> Table:
+    """Open one file by its suffix. UsageError for an unknown suffix, an unreadable or an empty file."""
+    name = path.name.lower().removesuffix(".gz")
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    try:
+        if name.endswith(".jsonl"):
+            return _json_table(path)
+        if name.endswith(".csv"):
+            return _delimited_table(path, dict(delimiter=",", strict=True))
+        if name.endswith(".tsv"):
+            return _delimited_table(path, dict(delimiter="\t", quoting=csv.QUOTE_NONE))
+        if name.endswith(".parquet"):
+            return _parquet_table(path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({_one_line(error.strerror or str(error))})") from error
+    raise UsageError(f"{path}: unknown file type; write one of {', '.join(SUFFIXES)}")
+
+
+def open_tables(source: Path) -> dict[str, Table]:
+    """Open what `source` holds, by split: "train" always, "dev" and "test" where present.
+
+    source: a single train file, a folder with one file per split, or a folder saved by `datasets`.
+    """
+    if source.is_file():
+        return {"train": open_table(source)}
+    if not source.is_dir():
+        raise UsageError(f"{source}: no such file or folder")
+    if (source / "dataset_dict.json").is_file() or (source / "state.json").is_file():
+        return _saved_tables(source)
+    present = {path.name: path for path in sorted(source.iterdir()) if path.name.lower().endswith(SUFFIXES)}
+    by_stem: dict[str, list[str]] = {}
+    for name in present:
+        by_stem.setdefault(name.lower().split(".", 1)[0], []).append(name)
+    chosen = _one_per_split(by_stem, str(source))
+    if "train" not in chosen:
+        raise UsageError(f"{source}: no train file; expected train.jsonl, train.csv, train.tsv or "
+                         f"train.parquet, found {', '.join(present) or 'no table file'}")
+    return {split: open_table(present[name]) for split, name in chosen.items()}
+
+
+def _one_per_split(by_stem: Mapping[str, list[str]], where: str) -> dict[str, str]:
+    chosen = {}
+    for split, stems in SPLIT_NAMES.items():
+        names = [name for stem in stems for name in by_stem.get(stem, ())]
+        if len(names) > 1:
+            raise UsageError(f"{where}: {' and '.join(names)} are both the {split} split; keep one")
+        if names:
+            chosen[split] = names[0]
+    return chosen
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Decoded lines from 1, line ends kept; a byte order mark is dropped. Stops at the two size bounds."""
+    with open(path, "rb") as raw:
+        stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), 2**20) if path.suffix.lower() == ".gz" else raw
+        expanded_bytes = 0
+        number = 0
+        try:
+            while line := stream.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                expanded_bytes += len(line)
+                if len(line) > MAX_LINE_BYTES:
+                    raise UsageError(f"{path.name} line {number}: longer than {MAX_LINE_BYTES} bytes")
+                if expanded_bytes > MAX_EXPANDED_BYTES:
+                    raise _too_large(path.name)
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path.name} line {number}: byte {error.start + 1} is not UTF-8; "
+                             f"save the file as UTF-8") from error
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UsageError(f"{path.name}: not a whole gzip file after line {number} ({error})") from error
+        except OSError as error:
+            reason = error.strerror or error
+            raise UsageError(f"{path.name}: cannot be read after line {number} ({reason})") from error
+
+
+def _too_large(file: str) -> UsageError:
+    return UsageError(f"{file}: expands to more than {MAX_EXPANDED_BYTES} bytes; give a smaller file")
+
+
+def _opened(file: str, unit: str, rows: Iterator[Numbered], columns: tuple[str, ...] = (),
+            class_names: Mapping[str, tuple[str, ...]] | None = None) -> Table:
+    """Take the first row: an empty file is refused at once, and JSON lines show their columns."""
+    first = next(rows, None)
+    if first is None:
+        raise UsageError(f"{file}: no rows")
+
+    def again() -> Iterator[Numbered]:
+        yield first
+        yield from rows
+
+    return Table(file, unit, columns or tuple(first[1]), again(), class_names or {})
+
+
+def _json_table(path: Path) -> Table:
+    def rows() -> Iterator[Numbered]:
+        for number, line in _lines(path):
+            if line.isspace():
+                continue
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UsageError(f"{path.name} line {number}: not JSON ({_one_line(str(error))})") from error
+            if not isinstance(row, dict):
+                kind = type(row).__name__
+                raise UsageError(f"{path.name} line {number}: expected a JSON object, found {kind}")
+            yield number, row
+
+    return _opened(path.name, "line", rows())
+
+
+def _delimited_table(path: Path, dialect: dict[str, Any]) -> Table:
+    """CSV follows RFC 4180 (quotes, line breaks inside quotes); TSV has no quoting, as IANA registers it."""
+    records = _records(path, dialect)
+    _, header = next(records, (0, []))
+    if len(set(header)) < len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise UsageError(f"{path.name} line 1: the column {_one_line(twice)!r} stands twice in the header")
+
+    def rows() -> Iterator[Numbered]:
+        for number, values in records:
+            if len(values) != len(header):
+                raise UsageError(f"{path.name} line {number}: {len(values)} fields "
+                                 f"where the header has {len(header)}")
+            yield number, dict(zip(header, values, strict=True))
+
+    return _opened(path.name, "line", rows(), tuple(header))
+
+
+def _records(path: Path, dialect: dict[str, Any]) -> Iterator[tuple[int, list[str]]]:
+    """Records with the line each one starts at; blank lines are passed over."""
+    reader = csv.reader((line for _, line in _lines(path)), **dialect)
+    while True:
+        number = reader.line_num + 1
+        try:
+            record = next(reader, None)
+        except csv.Error as error:
+            raise UsageError(f"{path.name} line {number}: not valid {path.name.split('.')[-1].upper()} "
+                             f"({error})") from error
+        if record is None:
+            return
+        if record:
+            yield number, record
+
+
+def _parquet_table(path: Path) -> Table:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UsageError(f"{path.name}: reading Parquet needs pyarrow; pip install pyarrow") from error
+    try:
+        file = parquet.ParquetFile(path)
+        footer = file.metadata
+        groups = range(footer.num_row_groups)
+        declared_bytes = sum(footer.row_group(group).total_byte_size for group in groups)
+        if declared_bytes > MAX_EXPANDED_BYTES:
+            raise _too_large(path.name)
+        names = _declared_names(_hub_features(file.schema_arrow.metadata))
+        rows = _arrow_rows(path.name, file.iter_batches(batch_size=4096), pyarrow.ArrowException)
+        return _opened(path.name, "row", rows, tuple(file.schema_arrow.names), names)
+    except (pyarrow.ArrowException, ValueError) as error:
+        raise UsageError(f"{path.name}: not a readable Parquet file ({_one_line(str(error))})") from error
+
+
+def _saved_tables(folder: Path) -> dict[str, Table]:
+    try:
+        import datasets
+        import pyarrow
+    except ImportError as error:
+        raise UsageError(f"{folder}: reading a saved dataset needs datasets; pip install datasets") from error
+    try:
+        saved = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
+        raise UsageError(f"{folder}: not a readable saved dataset ({_one_line(str(error))})") from error
+    splits = dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
+    chosen = _one_per_split({name.lower(): [name] for name in splits}, str(folder))
+    if "train" not in chosen:
+        raise UsageError(f"{folder}: no train split; found {', '.join(splits) or 'none'}")
+    tables = {}
+    for split, name in chosen.items():
+        dataset = splits[name]
+        batches = dataset.with_format("arrow").iter(batch_size=4096)
+        names = _declared_names(dataset.features.to_dict())
+        rows = _arrow_rows(name, batches, pyarrow.ArrowException)
+        tables[split] = _opened(f"{folder.name}/{name}", "row", rows, tuple(dataset.column_names), names)
+    return tables
+
+
+def _arrow_rows(file: str, batches: Iterable[Any], broken: type[Exception]) -> Iterator[Numbered]:
+    """Rows from 1 of Arrow batches; what they take in memory is added up and bounded."""
+    expanded_bytes = 0
+    number = 0
+    try:
+        for batch in batches:
+            expanded_bytes += batch.nbytes
+            if expanded_bytes > MAX_EXPANDED_BYTES:
+                raise _too_large(file)
+            for row in batch.to_pylist():
+                number += 1
+                yield number, row
+    except (broken, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: unreadable after row {number} ({_one_line(str(error))})") from error
+
+
+def _hub_features(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
+    """The features that `datasets` notes in a Parquet file's metadata; {} where there are none."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return {}
+    return features if isinstance(features, dict) else {}
+
+
+def _declared_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    return {column: tuple(map(str, feature["names"])) for column, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")}
+
+
+def _one_line(text: str, limit: int = 100) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else flat[:limit - 3] + "..."

@@ -1,0 +1,135 @@
+"""What a run found out, as values: the bundle's results.json, from which the report and the model card are made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgebert.errors import UsageError
+from edgebert.spec import EncoderShape
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric in points (0 to 100) on one split. plus_minus: half of its 95 % interval, in points."""
+
+    points: float
+    plus_minus: float
+    rows: int
+
+
+@dataclass(frozen=True)
+class ModelEvidence:
+    """One torch model. role: "teacher", "cut" (before recovery) or "student". dev, test: its scores."""
+
+    role: str
+    shape: EncoderShape
+    params: int
+    macs: int
+    dev: Score
+    test: Score
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One file timed on the machine the run was made on. samples_ns: raw; the rest in milliseconds and MB."""
+
+    samples_ns: tuple[int, ...]
+    p50_ms: float
+    p90_ms: float
+    load_ms: float
+    first_inference_ms: float
+    peak_rss_mb: float
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FileEvidence:
+    """One exported file. role: "student" (in the bundle) or "teacher" (made for comparison only). test: the score of
+    the file itself, run by its runtime. timing: all files of a run are timed interleaved in one process."""
+
+    role: str
+    name: str
+    format: str
+    precision: str
+    sha256: str
+    file_bytes: int
+    test: Score | None
+    timing: Timing
+
+
+@dataclass(frozen=True)
+class ParityRow:
+    """One proof. value must not exceed bound."""
+
+    file: str
+    name: str
+    rows: int
+    value: float
+    bound: float
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """One plan of the front: its estimate on the profile, and the error the tables predict (nats of KL)."""
+
+    latency_ms: float
+    error: float
+    file_mb: float
+    layers: str
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything measured in a run. host: facts of the machine that timed the files, which is not the target unless
+    `host_is_target`. seconds: wall time of each stage, 0 where the stage came from the cache."""
+
+    task: str
+    metric: str
+    labels: tuple[str, ...]
+    length: int
+    notes: tuple[str, ...]
+    models: tuple[ModelEvidence, ...]
+    files: tuple[FileEvidence, ...]
+    parity: tuple[ParityRow, ...]
+    front: tuple[FrontPoint, ...]
+    host: dict[str, Any]
+    host_is_target: bool
+    seconds: dict[str, float]
+    examples: tuple[tuple[str, str], ...]
+
+    def model(self, role: str) -> ModelEvidence:
+        return next(m for m in self.models if m.role == role)
+
+    def dumps(self) -> str:
+        value = asdict(self)
+        value["schema"] = SCHEMA
+        for packed, model in zip(value["models"], self.models):
+            packed["shape"] = model.shape.to_json()
+        return json.dumps(value, indent=1) + "\n"
+
+    @classmethod
+    def loads(cls, text: str) -> Evidence:
+        """Raises UsageError for a damaged file or another schema."""
+        try:
+            value = json.loads(text)
+            if value.pop("schema") != SCHEMA:
+                raise UsageError(f"results.json has another schema; this version reads {SCHEMA}")
+            score = lambda s: None if s is None else Score(**s)  # noqa: E731
+            models = tuple(ModelEvidence(**{**m, "shape": EncoderShape.from_json(m["shape"]), "dev": score(m["dev"]),
+                                            "test": score(m["test"])}) for m in value.pop("models"))
+            files = tuple(FileEvidence(**{**f, "test": score(f["test"]), "timing": Timing(**{
+                **f["timing"], "samples_ns": tuple(f["timing"]["samples_ns"]),
+                "warnings": tuple(f["timing"]["warnings"])})}) for f in value.pop("files"))
+            return cls(models=models, files=files, parity=tuple(ParityRow(**p) for p in value.pop("parity")),
+                       front=tuple(FrontPoint(**p) for p in value.pop("front")),
+                       labels=tuple(value.pop("labels")), notes=tuple(value.pop("notes")),
+                       examples=tuple((a, b) for a, b in value.pop("examples")), **value)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"results.json is damaged: {error}") from error

@@ -1,0 +1,111 @@
+"""Evidence: scores of models and files, the proof that a file computes what the model computes, and timings here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from device_bench.child import bench_in_child
+from device_bench.errors import BenchError
+from device_bench.inputs import synthetic_inputs
+from device_bench.measure import interleave
+from device_bench.options import Options
+from device_bench.runtimes import open_model
+from edgebert import cost
+from edgebert.errors import DeviceError
+from edgebert.evidence import FileEvidence, ModelEvidence, ParityRow, Score, Timing
+from edgebert.modeling import Encoder
+from edgebert.tasks import accuracy_interval, evaluate_logits
+from edgebert.tokenization import PROBE_TEXTS, encode, load_tokenizer
+from edgebert.train.batches import Rows
+from edgebert.train.teacher import logits_of
+from exporters.artifact import Artifact
+from exporters.parity import Check, check_ids, check_logits, check_metric
+from exporters.parity import logits_of as file_logits
+
+METRIC_GAP = 1.0
+"""Points that a quantised file may lose against the torch model it was made from."""
+
+TIMED_RUNS = 128
+
+
+def score(logits: np.ndarray, labels: np.ndarray, metric: str) -> Score:
+    points = evaluate_logits(logits, labels, metric)
+    return Score(points, accuracy_interval(points, len(labels)).plus_minus, len(labels))
+
+
+def evaluate(role: str, net: Encoder, dev: Rows, test: Rows, metric: str, length: int) -> ModelEvidence:
+    """Scores of a torch model on the two splits that no choice was made on."""
+    shape = net.shape
+    return ModelEvidence(role, shape, cost.params(shape), cost.macs(shape, length),
+                         score(logits_of(net, dev), dev.labels, metric),
+                         score(logits_of(net, test), test.labels, metric))
+
+
+def prove_tokens(packaged: Path, original: Path, max_length: int) -> Check:
+    """The packaged tokenizer against Hugging Face's on texts that tokenizers disagree about."""
+    from transformers import AutoTokenizer
+
+    reference, ours = AutoTokenizer.from_pretrained(original), load_tokenizer(packaged)
+
+    def packaged_ids(text: str) -> list[int]:
+        encoded = encode(ours, [text], max_length=max_length)
+        return encoded.input_ids[0][encoded.attention_mask[0] == 1].tolist()
+
+    def reference_ids(text: str) -> list[int]:
+        return reference(text, truncation=True, max_length=max_length)["input_ids"]
+
+    return check_ids(PROBE_TEXTS, packaged_ids, reference_ids)
+
+
+def prove_logits(artifact: Artifact, net: Encoder, rows: Rows) -> tuple[Check, ...]:
+    """The file against torch on real rows under every kind of mask and length."""
+    with torch.no_grad():
+        return check_logits(artifact, net, rows.ids.astype(np.int32), rows.mask.astype(np.int32),
+                            None if rows.types is None else rows.types.astype(np.int32))
+
+
+def prove_score(artifact: Artifact, test: Rows, metric: str, student: Score, teacher: Score) -> tuple[Score, Check]:
+    """The file's own score on the test split, and whether it is the torch model's."""
+    logits = file_logits(artifact, test.ids.astype(np.int32), test.mask.astype(np.int32),
+                         None if test.types is None else test.types.astype(np.int32))
+    own = score(logits, test.labels, metric)
+    check = check_metric(f"{metric} on test", own.points, student.points, teacher.points, METRIC_GAP)
+    return own, check
+
+
+def parity_rows(file: str, checks: Sequence[Check]) -> tuple[ParityRow, ...]:
+    return tuple(ParityRow(file, c.name, c.rows, float(c.value), float(c.bound), c.ok, c.detail) for c in checks)
+
+
+def time_files(files: Sequence[tuple[str, Artifact, Score | None]], length: int,
+               threads: int) -> tuple[tuple[FileEvidence, ...], dict[str, Any]]:
+    """Times files side by side on this machine: one row of `length` tokens, interleaved in one process; loading and
+    peak memory of each in a process of its own. Also the facts of this machine. Raises DeviceError."""
+    options = Options(threads=threads, length=length, runs=16, max_seconds=5.0, golden=False)
+    alone, calls = {}, {}
+    try:
+        for role, artifact, _ in files:
+            key = f"{role} {artifact.path.name}"
+            alone[key] = bench_in_child(artifact.path, options, timeout_s=300).result()
+            session = open_model(artifact.path, threads, None, length)
+            feeds = synthetic_inputs(session, length, 1, 1000)
+            calls[key] = lambda session=session, feeds=feeds: session.run(feeds)
+    except BenchError as error:
+        raise DeviceError(str(error)) from error
+    timings = interleave(calls, runs=TIMED_RUNS, max_seconds=30.0)
+    found, host = [], {}
+    for role, artifact, own in files:
+        key = f"{role} {artifact.path.name}"
+        timing, single = timings[key], alone[key]
+        host = json.loads(single.to_json())["device_before"]
+        found.append(FileEvidence(
+            role, artifact.path.name, artifact.format, artifact.precision, artifact.sha256, artifact.file_bytes, own,
+            Timing(timing.samples_ns, timing.p50_ns / 1e6, timing.p90_ns / 1e6, single.load_ms,
+                   single.first_inference_ms, (single.peak_rss_bytes or 0) / 1e6, ())))
+    return tuple(found), host

@@ -1,0 +1,61 @@
+"""What a person asks `fit_device` for: one frozen record, made at the edge and checked when made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgebert.data import Columns
+from edgebert.device import RUNTIMES, Budget, DeviceProfile
+from edgebert.errors import UsageError
+
+EFFORTS = {"quick": 1, "standard": 4, "thorough": 10}
+"""Effort -> epochs of recovery by distillation."""
+
+RUNTIME_CHOICES = ("auto", "both", *RUNTIMES)
+
+
+@dataclass(frozen=True)
+class FitRequest:
+    """One run of `fit_device`.
+
+    model: a checkpoint folder or hub id, None for the demo encoder. task: a demo task; data: a file or folder of your
+    own; one of the two. length: tokens a row is cut to, None to take it from the training rows. teacher_epochs: None
+    for as many as the data ask for. minimise_latency: the budget's max_drop is the goal's limit, latency the goal.
+    this_machine: the target is the machine this runs on, so that the measured latency is held against the budget.
+    """
+
+    profile: DeviceProfile
+    budget: Budget
+    out: Path
+    model: str | None = None
+    task: str | None = "snips"
+    data: Path | None = None
+    columns: Columns = field(default_factory=Columns)
+    runtime: str = "auto"
+    threads: int = 1
+    length: int | None = None
+    effort: str = "standard"
+    teacher_epochs: int | None = None
+    criterion: str = "fisher"
+    metric: str = "accuracy"
+    tflite_compat: str | None = None
+    minimise_latency: bool = False
+    this_machine: bool = False
+    zip: bool = False
+    seed: int = 0
+    command: str = "edgebert fit-device"
+
+    def __post_init__(self) -> None:
+        if (self.task is None) == (self.data is None):
+            raise UsageError("give either --task (a demo task) or --data (your own), not both")
+        if self.effort not in EFFORTS:
+            raise UsageError(f"--effort '{self.effort}' is not known, choose from {', '.join(EFFORTS)}")
+        if self.runtime not in RUNTIME_CHOICES:
+            raise UsageError(f"--runtime '{self.runtime}' is not known, choose from {', '.join(RUNTIME_CHOICES)}")
+        if self.tflite_compat not in (None, "2.14"):
+            raise UsageError(f"--tflite-compat '{self.tflite_compat}' is not known; 2.14 is")
+        if self.tflite_compat and self.runtime == "onnx":
+            raise UsageError("--tflite-compat makes a TFLite file; it contradicts --runtime onnx")
+        if self.minimise_latency and self.budget.max_drop is None:
+            raise UsageError("minimising the latency needs --max-drop, the points of the metric that may be lost")

@@ -1,0 +1,217 @@
+"""The exact optimum of the additive model: which layers, heads, neurons and precisions to keep under a budget.
+
+`search` prices every option of every block on a device, drops what another option beats in each respect, and hands
+the rest to `edgebert.knapsack`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING, Context
+from typing import Literal
+
+from edgebert import cost
+from edgebert.device import PRECISIONS, Budget, CostRow, DeviceProfile
+from edgebert.errors import BudgetError, UsageError
+from edgebert.knapsack import FRAME, Bound, Option, solve, undominated
+from edgebert.plan import CompressionPlan
+from edgebert.spec import LayerSpec, SubnetSpec
+from edgebert.tables import ErrorTables
+from exporters.artifact import LayerPrecision, Precision
+
+
+class Infeasible(BudgetError):
+    """No plan fits. nearest: the plan that misses by least, summed over the limits as fractions of each. misses:
+    limit -> (what the nearest plan needs, what the budget allows)."""
+
+    def __init__(self, message: str, nearest: CompressionPlan, misses: dict[str, tuple[float, float]]) -> None:
+        super().__init__(message)
+        self.nearest, self.misses = nearest, misses
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """A search fixed to one runtime: the options, the limits in the options' units, and what to say about it."""
+
+    tables: ErrorTables
+    profile: DeviceProfile
+    budget: Budget
+    runtime: str
+    threads: int
+    length: int
+    options: tuple[Option, ...]
+    limits: dict[str, float]
+    minimise: str
+
+
+def search(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: str = "auto",
+           threads: int | None = None, length: int = 64, max_error: float | None = None,
+           minimise: Literal["error", "latency"] = "error",
+           precisions: tuple[str, ...] = PRECISIONS) -> CompressionPlan:
+    """The plan of least predicted error (or least latency) inside the budget, for inputs of `length` tokens.
+
+    runtime "auto" tries every runtime the profile has cost rows for and takes the lowest error, then the lowest
+    latency. max_error limits the predicted error, in the tables' metric. precisions: what blocks may be stored in.
+    Embedding and head share one precision, charged with the tables' int8_embedding. The budget's max_drop is not
+    used: it is in points of the task metric, which the additive model does not know.
+    Raises Infeasible, with the nearest plan; UsageError where the profile has no cost row to plan with.
+    """
+    threads = threads or profile.threads
+    names = profile.runtimes(threads) if runtime == "auto" else (runtime,)
+    if not names:
+        profile.row("onnx", "int8", threads)
+    plans, failures = [], []
+    for name in names:
+        try:
+            plans.append(_solve(_problem(tables, profile, budget, name, threads, length, max_error, minimise,
+                                         precisions)))
+        except Infeasible as infeasible:
+            failures.append(infeasible)
+    if plans:
+        first = (lambda p: p.predicted_error) if minimise == "error" else (lambda p: p.estimate.latency_ms)
+        return min(plans, key=lambda plan: (first(plan), plan.estimate.latency_ms, plan.predicted_error))
+    raise min(failures, key=lambda failure: sum(need / have - 1 for need, have in failure.misses.values()))
+
+
+def front(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: str, threads: int | None = None,
+          length: int = 64, points: int = 12, precisions: tuple[str, ...] = PRECISIONS) -> tuple[CompressionPlan, ...]:
+    """Optimal plans from the fastest possible to the most exact, by rising latency and falling error.
+
+    The budget's memory and size limits hold, its latency does not. At most `points` plans, fewer where neighbours
+    coincide. Raises as `search` does.
+    """
+    free = replace(budget, max_latency_ms=None)
+
+    def best(limit: float | None, minimise: Literal["error", "latency"] = "error") -> CompressionPlan:
+        return search(tables, profile, replace(free, max_latency_ms=limit), runtime, threads, length,
+                      minimise=minimise, precisions=precisions)
+
+    fastest, exact = best(None, "latency"), best(None)
+    low, high = fastest.estimate.tail_ms, exact.estimate.tail_ms
+    steps = [low * (high / low) ** (i / max(points - 1, 1)) for i in range(1, points - 1)]
+    found: list[CompressionPlan] = [fastest]
+    for plan in [*(best(limit) for limit in steps), exact]:
+        if plan.predicted_error < found[-1].predicted_error:
+            while found and plan.estimate.latency_ms <= found[-1].estimate.latency_ms:
+                found.pop()
+            found.append(plan)
+    return tuple(found)
+
+
+def _problem(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: str, threads: int, length: int,
+             max_error: float | None, minimise: str, precisions: tuple[str, ...]) -> _Problem:
+    have = {row.precision: row for row in profile.rows if (row.runtime, row.threads) == (runtime, threads)}
+    rows = {name: have[name] for name in precisions if name in have}
+    if not rows:
+        profile.row(runtime, precisions[0], threads)
+    if not 2 <= length <= tables.source.positions:
+        raise UsageError(f"length {length} is outside 2 to {tables.source.positions}, the positions of the model")
+    tail = profile.tail(budget.percentile)
+    limits = {"latency_ms": None if budget.max_latency_ms is None else budget.max_latency_ms / tail,
+              "memory_mb": budget.max_memory_mb, "size_mb": budget.max_size_mb, "error": max_error}
+    numbers = [tables.int8_embedding, *(value for e in tables.layers for value in (
+        *e.heads.values(), *e.ffn.values(), e.drop, e.int8_attention, e.int8_ffn))]
+    if not all(math.isfinite(value) for value in numbers):
+        raise UsageError("error tables hold a value that is not a finite number: measure them again")
+    return _Problem(tables, profile, budget, runtime, threads, length, tuple(_options(tables, rows, length)),
+                    {name: limit for name, limit in limits.items() if limit is not None}, minimise)
+
+
+def _options(tables: ErrorTables, rows: dict[str, CostRow], length: int) -> list[Option]:
+    """Every choice for every block, without those another choice beats in each respect."""
+    source, found = cost.file_shape(tables.source, length), []
+    ends = (cost.embedding_block(source, length), cost.head_block(source))
+    frame = []
+    for name, row in rows.items():
+        error = tables.int8_embedding if name == "int8" else 0.0
+        size = cost.file_graph_bytes(row.runtime, name) + sum(cost.block_bytes(b, name, row.runtime) for b in ends)
+        frame.append(Option(
+            FRAME, "frame", False, 0, name, error,
+            row.base_us / 1e3 + sum(cost.block_latency_ms(b, row) for b in ends),
+            row.runtime_mb + sum(cost.block_memory_mb(b, row) for b in ends), size / cost.MB,
+            max(cost.arena_mb(b) for b in ends)))
+    found.extend(undominated(frame))
+    for layer, errors in enumerate(tables.layers):
+        for last in (False, True):
+            for part, widths, int8_error in (("attention", errors.heads, errors.int8_attention),
+                                             ("ffn", errors.ffn, errors.int8_ffn)):
+                count = cost.attention_block if part == "attention" else cost.ffn_block
+                found.extend(undominated([
+                    _priced(count(source, width, length, last), row, layer, part, last, width,
+                            error + (int8_error if name == "int8" else 0.0))
+                    for width, error in widths.items() for name, row in rows.items()]))
+    return found
+
+
+def _priced(block: cost.Block, row: CostRow, layer: int, part: str, last: bool, width: int, error: float) -> Option:
+    size = cost.block_bytes(block, row.precision, row.runtime) + cost.layer_graph_bytes(row.runtime, row.precision) // 2
+    return Option(layer, part, last, width, row.precision, error, cost.block_latency_ms(block, row),
+                  cost.block_memory_mb(block, row), size / cost.MB, cost.arena_mb(block))
+
+
+def _solve(problem: _Problem) -> CompressionPlan:
+    """The optimum, or Infeasible with the plan of least total relative violation."""
+    drops = tuple(errors.drop for errors in problem.tables.layers)
+    found = solve(problem.options, drops, problem.limits, problem.minimise)
+    if found is not None:
+        return _plan(problem, *found)
+    found = solve(problem.options, drops, problem.limits, problem.minimise, elastic=True)
+    if found is None:
+        raise RuntimeError("the solver found no assignment even with every limit open")
+    nearest = _plan(problem, *found)
+    needs = {"latency_ms": nearest.estimate.tail_ms, "memory_mb": nearest.estimate.memory_mb,
+             "size_mb": nearest.estimate.file_bytes / cost.MB, "error": nearest.predicted_error}
+    misses = {name: (needs[name], _asked(problem, name)) for name in problem.limits
+              if needs[name] > _asked(problem, name) * (1 + 1e-9)}
+    raise Infeasible(_sentence(problem, nearest, misses), nearest, misses)
+
+
+def _asked(problem: _Problem, name: str) -> float:
+    """A limit as the budget states it: latency at its percentile."""
+    return problem.limits[name] * (problem.profile.tail(problem.budget.percentile) if name == "latency_ms" else 1.0)
+
+
+def _plan(problem: _Problem, chosen: tuple[Option, ...], bound: Bound) -> CompressionPlan:
+    tables, budget = problem.tables, problem.budget
+    attention = {option.layer: option for option in chosen if option.part == "attention"}
+    ffn = {option.layer: option for option in chosen if option.part == "ffn"}
+    frame, = (option for option in chosen if option.part == "frame")
+    kept = tuple(sorted(attention))
+    subnet = SubnetSpec(kept, tuple(LayerSpec(attention[i].width, ffn[i].width) for i in kept))
+    precision = Precision(tuple(LayerPrecision(attention[i].precision, ffn[i].precision) for i in kept),
+                          frame.precision, frame.precision)
+    dropped = sum(errors.drop for i, errors in enumerate(tables.layers) if i not in attention)
+    digest = hashlib.sha256(json.dumps(tables.to_json(), sort_keys=True).encode()).hexdigest()
+    return CompressionPlan(
+        subnet=subnet, source=tables.source,
+        kept_heads=tuple(tuple(sorted(tables.head_order[i][:attention[i].width])) for i in kept),
+        kept_neurons=tuple(tuple(sorted(tables.neuron_order[i][:ffn[i].width])) for i in kept), precision=precision,
+        runtime=problem.runtime, threads=problem.threads, length=problem.length, profile=problem.profile.name,
+        budget=budget, estimate=cost.estimate(subnet.shape(tables.source), precision, problem.profile,
+                                              problem.runtime, problem.threads, problem.length, budget.percentile),
+        predicted_error=dropped + sum(option.error for option in chosen), bound=bound,
+        provenance={"tables_sha256": digest, "metric": tables.metric, "criterion": tables.criterion,
+                    "model_sha256": tables.model_sha256, "data_sha256": tables.data_sha256})
+
+
+def _sentence(problem: _Problem, nearest: CompressionPlan, misses: dict[str, tuple[float, float]]) -> str:
+    """What is missed, by how much, and what to relax: "no plan fits Pixel 6 with onnx at 64 tokens: ..."."""
+    names = {"latency_ms": (f"{problem.budget.percentile} latency", " ms", "--max-latency {}ms"),
+             "memory_mb": ("peak memory", " MB", "--max-memory {}MB"),
+             "size_mb": ("file size", " MB", "--max-size {}MB"),
+             "error": ("predicted error", "", "a predicted error of {}")}
+    needs = [f"{names[name][0]} {_up(need)}{names[name][1]} where {have:.3g} is allowed"
+             for name, (need, have) in misses.items()]
+    relax = [names[name][2].format(_up(need)) for name, (need, _) in misses.items()]
+    layers = len(nearest.subnet.kept)
+    return (f"no plan fits {problem.profile.title} with {problem.runtime} at {problem.length} tokens: the nearest "
+            f"({layers} layer{'s' * (layers > 1)}, {nearest.precision.name}) needs {' and '.join(needs)}; "
+            f"allow {' and '.join(relax)}")
+
+
+def _up(value: float) -> str:
+    """Three digits, rounded up, so that following the advice suffices."""
+    return f"{Context(prec=3, rounding=ROUND_CEILING).create_decimal(repr(float(value))).normalize():f}"

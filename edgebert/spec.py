@@ -1,0 +1,103 @@
+"""The vocabulary of the whole project: what an encoder's shape is, and what a smaller one inside it is.
+
+No torch here. Every record is frozen, hashable, validated when made, and goes to and from plain JSON values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from edgebert.errors import UsageError
+
+
+@dataclass(frozen=True, order=True)
+class LayerSpec:
+    """Width of one transformer layer: attention heads and FFN neurons, both at least 1."""
+
+    heads: int
+    ffn: int
+
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.ffn < 1:
+            raise UsageError(f"a layer needs at least 1 head and 1 FFN neuron, got heads={self.heads} ffn={self.ffn}")
+
+
+@dataclass(frozen=True)
+class EncoderShape:
+    """Shape of a BERT-like classifier; layers may be uneven.
+
+    hidden: width of the residual stream. head_dim: width of one head. vocab, positions, token_types: rows of the
+    three embedding tables. labels: outputs of the classifier. layers: one LayerSpec per layer, in order.
+    """
+
+    hidden: int
+    head_dim: int
+    vocab: int
+    positions: int
+    token_types: int
+    labels: int
+    layers: tuple[LayerSpec, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "head_dim", "vocab", "positions", "token_types", "labels"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"encoder shape: {name} must be at least 1, got {getattr(self, name)}")
+        if not self.layers:
+            raise UsageError("encoder shape: at least one layer is needed")
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "layers": [[layer.heads, layer.ffn] for layer in self.layers]}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> EncoderShape:
+        try:
+            layers = tuple(LayerSpec(int(heads), int(ffn)) for heads, ffn in value["layers"])
+            return cls(layers=layers, **{k: int(v) for k, v in value.items() if k != "layers"})
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"not an encoder shape: {error}") from error
+
+
+@dataclass(frozen=True)
+class SubnetSpec:
+    """A smaller encoder inside a source shape: which source layers stay, and how wide each of them is.
+
+    kept: indices of source layers, strictly increasing. layers: one LayerSpec per kept layer.
+    """
+
+    kept: tuple[int, ...]
+    layers: tuple[LayerSpec, ...]
+
+    def __post_init__(self) -> None:
+        if not self.kept or len(self.kept) != len(self.layers):
+            raise UsageError(f"a subnet keeps at least one layer and gives each a width: "
+                             f"{len(self.kept)} kept, {len(self.layers)} widths")
+        if any(later <= earlier for earlier, later in zip(self.kept, self.kept[1:])) or self.kept[0] < 0:
+            raise UsageError(f"kept layers must be increasing source indices, got {list(self.kept)}")
+
+    @classmethod
+    def full(cls, source: EncoderShape) -> SubnetSpec:
+        return cls(tuple(range(len(source.layers))), source.layers)
+
+    def shape(self, source: EncoderShape) -> EncoderShape:
+        """The shape of this subnet of `source`. Raises UsageError where it does not fit inside."""
+        if self.kept[-1] >= len(source.layers):
+            raise UsageError(f"kept layer {self.kept[-1]} does not exist: the source has {len(source.layers)} layers")
+        for index, layer in zip(self.kept, self.layers):
+            whole = source.layers[index]
+            if layer.heads > whole.heads or layer.ffn > whole.ffn:
+                raise UsageError(f"layer {index}: {layer.heads} heads x {layer.ffn} neurons do not fit in the "
+                                 f"source's {whole.heads} x {whole.ffn}")
+        return EncoderShape(source.hidden, source.head_dim, source.vocab, source.positions, source.token_types,
+                            source.labels, self.layers)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kept": list(self.kept), "layers": [[layer.heads, layer.ffn] for layer in self.layers]}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> SubnetSpec:
+        try:
+            return cls(tuple(int(i) for i in value["kept"]),
+                       tuple(LayerSpec(int(heads), int(ffn)) for heads, ffn in value["layers"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"not a subnet: {error}") from error

@@ -1,0 +1,176 @@
+"""The slow steps of the path, each kept in the cache under the hash of what it was made from."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_model, save_model
+
+from edgebert.cache import Cache
+from edgebert.checkpoint import Checkpoint
+from edgebert.compress.error_tables import count_cuts, measure_errors
+from edgebert.compress.importance import importance
+from edgebert.compress.subnet import extract
+from edgebert.data import Dataset, Split
+from edgebert.modeling import Encoder
+from edgebert.plan import CompressionPlan
+from edgebert.progress import Reporter
+from edgebert.tables import ErrorTables
+from edgebert.tokenization import encode
+from edgebert.train.batches import Rows, in_order
+from edgebert.train.loop import Schedule
+from edgebert.train.recover import recover
+from edgebert.train.teacher import fine_tune
+from exporters import EXPORTERS
+from exporters.artifact import Artifact, InputSpec, Precision
+
+TEACHER = Schedule(epochs=1, learning_rate=1.5e-4)
+TEACHER_STEPS = 1500
+"""A teacher is trained for whole epochs, at least one, until it has made about this many steps."""
+
+IMPORTANCE_ROWS = 1024
+TABLE_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where stages keep their results and how they report. resume: continue stages that a killed run left."""
+
+    cache: Cache
+    reporter: Reporter
+    seed: int = 0
+
+
+def weights_hash(net: Encoder) -> str:
+    """sha256 over names, shapes and values of all weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(net.state_dict().items()):
+        digest.update(f"{name}{tuple(value.shape)}".encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def rows_of(split: Split, tokenizer: object, max_length: int) -> Rows:
+    """Token rows of a split, cut to max_length."""
+    encoded = encode(tokenizer, split.texts, split.pairs, max_length)
+    types = None if split.pairs is None else encoded.token_type_ids
+    return Rows(encoded.input_ids, encoded.attention_mask, types, np.asarray(split.labels, np.int64))
+
+
+def _saved_net(net: Encoder) -> Callable[[Path], Encoder]:
+    """A loader that reads weights into a network shaped as `net`."""
+    def load(entry: Path) -> Encoder:
+        load_model(net, entry / "model.safetensors")
+        return net.eval()
+
+    return load
+
+
+def teacher_schedule(rows: Rows, epochs: int | None, seed: int) -> Schedule:
+    """About TEACHER_STEPS steps in whole epochs, unless `epochs` says how many."""
+    per_epoch = TEACHER.steps(rows)
+    return replace(TEACHER, epochs=epochs or max(1, min(20, round(TEACHER_STEPS / per_epoch))), seed=seed)
+
+
+def teacher_of(checkpoint: Checkpoint, data: Dataset, train: Rows, epochs: int | None, work: Workplace) -> Encoder:
+    """The checkpoint itself where it is fine-tuned for the task's labels, else fine-tuned here."""
+    if checkpoint.labels == data.labels:
+        work.reporter.say("  teacher: the checkpoint is already fine-tuned for these labels")
+        return checkpoint.net
+    schedule = teacher_schedule(train, epochs, work.seed)
+    inputs = {"checkpoint": checkpoint.sha256, "data": data.sha256, "length": int(train.ids.shape[1]),
+              "schedule": asdict(schedule)}
+
+    def make(out: Path, partial: Path) -> None:
+        with work.reporter.stage("fine-tune the teacher", schedule.steps(train)) as tick:
+            fine_tune(checkpoint.net, train, schedule, tick, partial / "state.safetensors")
+        save_model(checkpoint.net, str(out / "model.safetensors"))
+
+    net, found = work.cache.stage("teacher", 1, inputs, make, _saved_net(checkpoint.net))
+    if found:
+        work.reporter.reused("fine-tune the teacher", f"{schedule.epochs} epochs")
+    return net
+
+
+def tables_of(teacher: Encoder, data: Dataset, train: Rows, criterion: str, work: Workplace) -> ErrorTables:
+    """Importance on training rows, then the error of every single cut on other training rows."""
+    model_hash = weights_hash(teacher)
+    inputs = {"model": model_hash, "data": data.sha256, "criterion": criterion, "rows": [IMPORTANCE_ROWS, TABLE_ROWS],
+              "length": int(train.ids.shape[1]), "seed": work.seed}
+
+    def make(out: Path, partial: Path) -> None:
+        sample = train.sample(IMPORTANCE_ROWS, work.seed)
+        with work.reporter.stage("importance of heads and neurons", len(sample)) as tick:
+            scores = importance(teacher, in_order(sample, 32), criterion, tick)
+        rows = train.sample(TABLE_ROWS, work.seed + 1)
+        with work.reporter.stage("error tables", count_cuts(teacher)) as tick:
+            tables = measure_errors(teacher, rows, scores, model_hash, data.sha256, tick)
+        (out / "tables.json").write_text(json.dumps(tables.to_json()), encoding="utf-8")
+
+    tables, found = work.cache.stage("tables", 1, inputs, make,
+                                     lambda entry: ErrorTables.loads((entry / "tables.json").read_text()))
+    if found:
+        work.reporter.reused("error tables", f"{tables.rows} training rows")
+    return tables
+
+
+def student_of(plan: CompressionPlan, teacher: Encoder, data: Dataset, train: Rows, schedule: Schedule,
+               work: Workplace) -> tuple[Encoder, Encoder]:
+    """What the plan cuts out of the teacher, as cut and after recovery."""
+    cut = extract(teacher, plan.subnet, plan.kept_heads, plan.kept_neurons)
+    student = extract(teacher, plan.subnet, plan.kept_heads, plan.kept_neurons)
+    inputs = {"model": weights_hash(teacher), "data": data.sha256, "subnet": plan.subnet.to_json(),
+              "heads": [list(h) for h in plan.kept_heads], "neurons": [list(n) for n in plan.kept_neurons],
+              "length": int(train.ids.shape[1]), "schedule": asdict(schedule)}
+
+    def make(out: Path, partial: Path) -> None:
+        with work.reporter.stage("recover by distillation", schedule.steps(train)) as tick:
+            recover(student, teacher, plan.subnet.kept, train, schedule, tick=tick,
+                    state=partial / "state.safetensors")
+        save_model(student, str(out / "model.safetensors"))
+
+    student, found = work.cache.stage("student", 1, inputs, make, _saved_net(student))
+    if found:
+        work.reporter.reused("recover by distillation", f"{schedule.epochs} epochs")
+    return cut, student
+
+
+def file_name(format: str, precision: str, compat: str | None) -> str:
+    """model_fp32.onnx, model_qint8.onnx, model_qint8_compat.tflite ..."""
+    kind = {"int8": "qint8"}.get(precision, precision)
+    return f"model_{kind}{'_compat' if compat else ''}.{format}"
+
+
+def exported(role: str, net: Encoder, format: str, precision: Precision, spec: InputSpec, compat: str | None,
+             labels: tuple[str, ...], work: Workplace) -> Artifact:
+    """One exported file in the cache. role: "student" or "teacher", for the progress line."""
+    name = file_name(format, precision.name, compat)
+    metadata = {"labels": json.dumps(labels), "lengths": json.dumps(spec.lengths)}
+    inputs = {"model": weights_hash(net), "format": format, "precision": asdict(precision), "inputs": asdict(spec),
+              "compat": compat, "labels": list(labels)}
+
+    def make(out: Path, partial: Path) -> None:
+        options = {"compat": compat} if compat and format == "tflite" else {}
+        with work.reporter.stage(f"export the {role}, {format} {precision.name}"), _quiet():
+            EXPORTERS[format](net, out / name, spec, precision, metadata, **options)
+
+    artifact, found = work.cache.stage("file", 1, inputs, make,
+                                       lambda entry: Artifact.of(entry / name, format, precision.name, spec))
+    if found:
+        work.reporter.reused(f"export the {role}, {format} {precision.name}", name)
+    return artifact
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Converters print on stdout; nothing of theirs is for the user."""
+    with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        yield

@@ -1,0 +1,93 @@
+"""Error tables: what each single cut costs in accuracy. Measured once per model and task, read by every search."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from edgebert.errors import UsageError
+from edgebert.spec import EncoderShape
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class LayerErrors:
+    """Errors of one layer's options, each measured with the rest of the model whole.
+
+    heads, ffn: width -> error of keeping only the most important ones (the full width costs 0). drop: error of leaving
+    the layer out. int8_attention, int8_ffn: error of int8 weights and activations in that block.
+    """
+
+    heads: dict[int, float]
+    ffn: dict[int, float]
+    drop: float
+    int8_attention: float
+    int8_ffn: float
+
+
+@dataclass(frozen=True)
+class ErrorTables:
+    """All errors of one model on one task.
+
+    metric: what an error is ("kl": mean KL divergence of the cut model's answer from the whole model's, in nats).
+    head_order, neuron_order: per layer, indices from most to least important; a width keeps a prefix of them.
+    rows, length: how many training rows, of at most how many tokens, the errors were measured on.
+    """
+
+    source: EncoderShape
+    metric: str
+    criterion: str
+    layers: tuple[LayerErrors, ...]
+    int8_embedding: float
+    head_order: tuple[tuple[int, ...], ...]
+    neuron_order: tuple[tuple[int, ...], ...]
+    rows: int
+    length: int
+    model_sha256: str
+    data_sha256: str
+
+    def __post_init__(self) -> None:
+        count = len(self.source.layers)
+        if not len(self.layers) == len(self.head_order) == len(self.neuron_order) == count:
+            raise UsageError(f"error tables cover {len(self.layers)} layers, the model has {count}")
+        for i, (errors, shape) in enumerate(zip(self.layers, self.source.layers)):
+            if shape.heads not in errors.heads or shape.ffn not in errors.ffn:
+                raise UsageError(f"error tables: layer {i} lacks its full width")
+            if sorted(self.head_order[i]) != list(range(shape.heads)):
+                raise UsageError(f"error tables: layer {i} does not rank each head once")
+            if sorted(self.neuron_order[i]) != list(range(shape.ffn)):
+                raise UsageError(f"error tables: layer {i} does not rank each neuron once")
+
+    def to_json(self) -> dict[str, Any]:
+        layers = [{"heads": {str(k): v for k, v in e.heads.items()}, "ffn": {str(k): v for k, v in e.ffn.items()},
+                   "drop": e.drop, "int8_attention": e.int8_attention, "int8_ffn": e.int8_ffn} for e in self.layers]
+        return {"schema": SCHEMA, "source": self.source.to_json(), "metric": self.metric,
+                "criterion": self.criterion, "layers": layers, "int8_embedding": self.int8_embedding,
+                "head_order": [list(order) for order in self.head_order],
+                "neuron_order": [list(order) for order in self.neuron_order], "rows": self.rows,
+                "length": self.length, "model_sha256": self.model_sha256, "data_sha256": self.data_sha256}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> ErrorTables:
+        """Raises UsageError for another schema or a damaged file."""
+        try:
+            if value["schema"] != SCHEMA:
+                raise UsageError(f"error tables have schema {value['schema']}, this version reads {SCHEMA}")
+            layers = tuple(LayerErrors({int(k): float(v) for k, v in e["heads"].items()},
+                                       {int(k): float(v) for k, v in e["ffn"].items()}, float(e["drop"]),
+                                       float(e["int8_attention"]), float(e["int8_ffn"])) for e in value["layers"])
+            return cls(EncoderShape.from_json(value["source"]), value["metric"], value["criterion"], layers,
+                       float(value["int8_embedding"]), tuple(tuple(o) for o in value["head_order"]),
+                       tuple(tuple(o) for o in value["neuron_order"]), int(value["rows"]), int(value["length"]),
+                       value["model_sha256"], value["data_sha256"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"not a table of errors: {error}") from error
+
+    @classmethod
+    def loads(cls, text: str) -> ErrorTables:
+        try:
+            return cls.from_json(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise UsageError(f"not a table of errors: {error}") from error

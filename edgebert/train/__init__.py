@@ -1,0 +1,1 @@
+"""Training: the teacher, and the recovery of what the cuts cost."""

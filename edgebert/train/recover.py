@@ -1,0 +1,42 @@
+"""Recovery: the smaller model learns to answer as the teacher does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from edgebert.modeling import Encoder
+from edgebert.train.batches import Rows
+from edgebert.train.loop import Schedule, optimise
+from edgebert.train.losses import hidden_mse, soft_cross_entropy
+
+
+def layer_map(kept: tuple[int, ...], layers: int) -> tuple[int, ...]:
+    """Which of the teacher's hidden states (0 = embeddings) each kept layer's output stands for: the state that the
+    next kept layer read in the teacher, so that a layer also takes over what the dropped ones after it did."""
+    return tuple(kept[1:]) + (layers,)
+
+
+def recover(student: Encoder, teacher: Encoder, kept: tuple[int, ...], rows: Rows, schedule: Schedule,
+            hidden_weight: float = 1.0, tick: Callable[[int], None] = lambda steps: None,
+            state: Path | None = None) -> Encoder:
+    """Trains `student` in place by distillation from `teacher`, without labels, and returns it.
+
+    Loss: soft cross-entropy + hidden_weight x hidden MSE over embeddings and mapped layers (DynaBERT, Hou et al.
+    2020, section 2.2).
+    """
+    teacher.eval()
+    states = layer_map(kept, len(teacher.layers))
+
+    def loss(batch):
+        with torch.no_grad():
+            answer, target = teacher.trace(*batch.inputs)
+        logits, hidden = student.trace(*batch.inputs)
+        distance = hidden_mse([h.float() for h in hidden], [target[0].float(), *(target[i].float() for i in states)],
+                              batch.mask)
+        return soft_cross_entropy(logits.float(), answer.float()) + hidden_weight * distance
+
+    optimise(student, rows, loss, schedule, tick, state)
+    return student

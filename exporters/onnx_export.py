@@ -1,0 +1,199 @@
+"""An encoder of torch modules -> an ONNX file, written operation by operation; no tracing, no graph optimiser.
+
+The graph computes what the network computes, for any heads and widths per layer and any 0/1 mask, in fewer steps:
+
+- 1/sqrt(head_dim) is multiplied into the query weights.
+- The key bias adds the same number to every score of a row, which softmax ignores: it is left out.
+- Attention weights sum to 1, so the value bias reaches the output as it is: it is folded into the output bias.
+- The classifier reads token 0 alone, so the last layer is computed for that token alone. With one query per head,
+  q (X Wk)^T = (q Wk^T) X^T and p (X Wv) = (p X) Wv: keys and values of the other tokens are never made.
+- Hidden states are kept length first, [length, batch, hidden]: onnxruntime then reads heads where they lie.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exporters.artifact import Artifact, ExportError, InputSpec, LayerPrecision, Precision
+from exporters.onnx_graph import Graph
+from exporters.onnx_quantize import linear, lookup
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FORMAT_VERSION = "1"
+
+
+def export_onnx(net: nn.Module, path: Path, inputs: InputSpec, precision: Precision,
+                metadata: dict[str, str] | None = None) -> Artifact:
+    """Writes `net` to `path`: int32 inputs [batch, length] with length up to inputs.max_length, and float32
+    `logits` [batch, labels]. Every row needs at least one 1 in its mask.
+
+    Args:
+        metadata: strings kept in the file under `edgebert.<key>`, beside the format version, precision,
+            max_length and token_types.
+
+    Raises:
+        ExportError: the precision or the lengths do not fit the network, or a weight is not finite.
+        OSError: the file cannot be written; nothing is left behind.
+    """
+    path = Path(path)
+    _refuse_misfits(net, path, inputs, precision)
+    graph = Graph()
+    logits = _encoder(graph, net, inputs, precision)
+    model = graph.model(
+        {name: ("batch", "length") for name in inputs.names},
+        {"logits": (logits, ("batch", net.classifier.out_features))},
+        {f"edgebert.{key}": value for key, value in {
+            **(metadata or {}), "format_version": FORMAT_VERSION, "precision": precision.name,
+            "max_length": str(inputs.max_length), "token_types": str(inputs.token_types).lower()}.items()})
+    _write(model.SerializeToString(deterministic=True), path)
+    return Artifact.of(path, "onnx", precision.name, inputs)
+
+
+def _refuse_misfits(net: nn.Module, path: Path, inputs: InputSpec, precision: Precision) -> None:
+    if path.suffix != ".onnx":
+        raise ExportError(f"{path.name}: give the file a name that ends in .onnx")
+    if len(precision.layers) != len(net.layers):
+        raise ExportError(f"the network has {len(net.layers)} layers but the precision names {len(precision.layers)}; "
+                          "give one entry per layer")
+    if inputs.max_length > net.position.num_embeddings:
+        raise ExportError(f"length {inputs.max_length} is more than the network's {net.position.num_embeddings} "
+                          "positions; ask for shorter inputs")
+    for name, value in net.named_parameters():
+        if not np.isfinite(_array(value)).all():
+            raise ExportError(f"weight {name} holds NaN or infinity; the network has to be trained again")
+
+
+def _write(content: bytes, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().float().numpy()
+
+
+def _encoder(graph: Graph, net: nn.Module, inputs: InputSpec, precision: Precision) -> str:
+    """Adds the whole network and returns the name of the logits [B, labels]."""
+    shape = graph.op("Shape", "input_ids")
+    batch = graph.op("Slice", shape, graph.ints(0), graph.ints(1))
+    length = graph.op("Slice", shape, graph.ints(1), graph.ints(2))
+    sizes = graph.op("Concat", length, batch, axis=0)
+    graph.scope = "embedding."
+    x = _embedding(graph, net, length, inputs, precision.embedding)
+    bias = _attention_bias(graph, float(net.mask_bias))
+    *body, last = zip(net.layers, precision.layers, strict=True)
+    for index, (layer, widths) in enumerate(body):
+        graph.scope = name = f"layers.{index}."
+        x = _layer(graph, layer, x, bias, sizes, widths, name)
+    graph.scope = name = f"layers.{len(body)}."
+    first = _last_layer(graph, last[0], x, bias, sizes, last[1], name)
+    graph.scope = "head."
+    pooled = _linear(graph, first, net.pooler, "pooler", precision.head)
+    return _linear(graph, graph.op("Tanh", pooled), net.classifier, "classifier", precision.head)
+
+
+def _embedding(graph: Graph, net: nn.Module, length: str, inputs: InputSpec, precision: str) -> str:
+    """Normalised embeddings [L * B, H]. The position table is cut to the lengths that the file serves."""
+    positions, types = _array(net.position.weight)[: inputs.max_length, None], _array(net.token_type.weight)
+    x = lookup(graph, graph.op("Transpose", "input_ids", perm=(1, 0)), _array(net.word.weight), "word", precision)
+    if inputs.token_types:
+        kinds = graph.op("Transpose", "token_type_ids", perm=(1, 0))
+        x = graph.op("Add", x, lookup(graph, kinds, types, "token_type", "fp32"))
+    else:
+        positions = positions + types[0]
+    table = graph.weight("position.weight", positions)
+    x = graph.op("Add", x, graph.op("Slice", table, graph.ints(0), length, graph.ints(0)))
+    return graph.op("Reshape", _norm(graph, x, net.embedding_norm, "embedding_norm"),
+                    graph.ints(-1, positions.shape[-1]))
+
+
+def _attention_bias(graph: Graph, mask_bias: float) -> str:
+    """(1 - mask) * mask_bias as [B, 1, L]."""
+    from onnx import TensorProto
+
+    absent = graph.op("Sub", graph.scalar(1.0), graph.op("Cast", "attention_mask", to=TensorProto.FLOAT))
+    return graph.op("Unsqueeze", graph.op("Mul", absent, graph.scalar(mask_bias)), graph.ints(1))
+
+
+def _layer(graph: Graph, layer: nn.Module, x: str, bias: str, sizes: str, precision: LayerPrecision,
+           name: str) -> str:
+    """One layer on all tokens: x [L * B, H] -> [L * B, H]. sizes is the vector (L, B)."""
+    heads, inner = layer.heads, layer.heads * layer.head_dim
+    split = graph.op("Concat", sizes, graph.ints(heads, layer.head_dim), axis=0)
+
+    def by_head(y: str, perm: tuple[int, ...]) -> str:
+        return graph.op("Transpose", graph.op("Reshape", y, split), perm=perm)
+
+    query, key, value = _query_key_value(graph, layer, x, precision.attention, name)
+    scores = graph.op("MatMul", by_head(query, (1, 2, 0, 3)), by_head(key, (1, 2, 3, 0)))
+    scores = graph.op("Add", scores, graph.op("Unsqueeze", bias, graph.ints(1)))
+    context = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), by_head(value, (1, 2, 0, 3)))
+    context = graph.op("Reshape", graph.op("Transpose", context, perm=(2, 0, 1, 3)), graph.ints(-1, inner))
+    return _after_attention(graph, layer, x, context, precision, name)
+
+
+def _query_key_value(graph: Graph, layer: nn.Module, x: str, precision: str, name: str) -> tuple[str, str, str]:
+    """Three products on all tokens; one product for the three measured the same speed."""
+    return (_query(graph, layer, x, precision, name),
+            linear(graph, x, _array(layer.key.weight).T, None, f"{name}key", precision),
+            linear(graph, x, _array(layer.value.weight).T, None, f"{name}value", precision))
+
+
+def _query(graph: Graph, layer: nn.Module, x: str, precision: str, name: str) -> str:
+    scale = np.float32(layer.head_dim ** -0.5)
+    return linear(graph, x, _array(layer.query.weight).T * scale, _array(layer.query.bias) * scale, f"{name}query",
+                  precision)
+
+
+def _last_layer(graph: Graph, layer: nn.Module, x: str, bias: str, sizes: str, precision: LayerPrecision,
+                name: str) -> str:
+    """The layer for token 0: x [L * B, H] -> [B, H].
+
+    The query [B, heads * d] is laid out as one row per head, zero outside that head, so that the key and value
+    weights stay plain matrices: [B, heads, heads * d] @ Wk^T -> [B, heads, H], and back the same way.
+    """
+    hidden = layer.query.in_features
+    tokens = graph.op("Reshape", x, graph.op("Concat", sizes, graph.ints(hidden), axis=0))
+    first = graph.op("Gather", tokens, graph.weight("token_0", np.array(0, np.int64)), axis=0)
+    own = graph.weight(f"{name}own_head", np.kron(np.eye(layer.heads), np.ones((1, layer.head_dim))).astype(np.float32))
+
+    query = graph.op("Unsqueeze", _query(graph, layer, first, precision.attention, name), graph.ints(1))
+    probe = linear(graph, graph.op("Mul", query, own), _array(layer.key.weight), None, f"{name}key",
+                   precision.attention)
+    scores = graph.op("MatMul", probe, graph.op("Transpose", tokens, perm=(1, 2, 0)))
+    weights = graph.op("Softmax", graph.op("Add", scores, bias), axis=-1)
+    mean = graph.op("MatMul", weights, graph.op("Transpose", tokens, perm=(1, 0, 2)))
+    values = linear(graph, mean, _array(layer.value.weight).T, None, f"{name}value", precision.attention)
+    context = graph.op("ReduceSum", graph.op("Mul", values, own), graph.ints(1), keepdims=0)
+    return _after_attention(graph, layer, first, context, precision, name)
+
+
+def _after_attention(graph: Graph, layer: nn.Module, x: str, context: str, precision: LayerPrecision,
+                     name: str) -> str:
+    """Output product, residual, norm, FFN, residual, norm: x [N, H] and context [N, heads * d] -> [N, H]."""
+    weight, value_bias = _array(layer.output.weight).T, _array(layer.value.bias)
+    bias = _array(layer.output.bias) + value_bias @ weight
+    y = linear(graph, context, weight, bias, f"{name}output", precision.attention)
+    x = _norm(graph, graph.op("Add", y, x), layer.attention_norm, f"{name}attention_norm")
+    inner = graph.op("Gelu", _linear(graph, x, layer.up, f"{name}up", precision.ffn))
+    y = _linear(graph, inner, layer.down, f"{name}down", precision.ffn)
+    return _norm(graph, graph.op("Add", y, x), layer.ffn_norm, f"{name}ffn_norm")
+
+
+def _linear(graph: Graph, x: str, module: Any, name: str, precision: str) -> str:
+    return linear(graph, x, _array(module.weight).T, _array(module.bias), name, precision)
+
+
+def _norm(graph: Graph, x: str, module: Any, name: str) -> str:
+    return graph.op("LayerNormalization", x, graph.weight(f"{name}.weight", _array(module.weight)),
+                    graph.weight(f"{name}.bias", _array(module.bias)), axis=-1, epsilon=float(module.eps))

@@ -1,0 +1,86 @@
+"""A small ONNX graph writer: named weights, operations, one model at the end. Knows nothing of encoders.
+
+Files are opset 20 (the first with Gelu) and IR version 9, which onnxruntime 1.17 and every later one loads. Only
+operators of the standard domain are written; what a runtime fuses is its own affair.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+OPSET = 20
+IR_VERSION = 9
+
+
+class Graph:
+    """Operations in the order they were added. Tensors are passed around by name.
+
+    `scope` is put before the names of new operations, so that a profile says which layer a node belongs to.
+    """
+
+    def __init__(self) -> None:
+        self.scope = ""
+        self.weights: dict[str, np.ndarray] = {}
+        self._nodes: list[Any] = []
+        self._made: dict[tuple, tuple[str, ...]] = {}
+
+    def weight(self, name: str, value: np.ndarray) -> str:
+        """Adds a constant and returns its name. The same name twice must hold the same values (ValueError)."""
+        if name in self.weights and not np.array_equal(self.weights[name], value):
+            raise ValueError(f"two different weights are called {name}")
+        self.weights[name] = np.ascontiguousarray(value) if value.ndim else value
+        return name
+
+    def ints(self, *values: int) -> str:
+        """A constant int64 vector."""
+        return self.weight("ints_" + "_".join(map(str, values)), np.array(values, np.int64))
+
+    def scalar(self, value: float) -> str:
+        """A constant float32 without dimensions."""
+        return self.weight(f"scalar_{value:g}", np.array(value, np.float32))
+
+    def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Adds an operation with one output and returns the output's name."""
+        return self.ops(kind, 1, *inputs, **attributes)[0]
+
+    def ops(self, kind: str, outputs: int, *inputs: str, **attributes: Any) -> tuple[str, ...]:
+        """Adds an operation with several outputs. The same operation on the same inputs is made only once, so
+        products that read one tensor share what is computed from it (its quantised form, above all)."""
+        from onnx import helper
+
+        key = (kind, inputs, tuple(sorted(attributes.items())))
+        if key not in self._made:
+            name = f"{self.scope}{kind}_{len(self._nodes)}"
+            names = (name,) if outputs == 1 else tuple(f"{name}_{i}" for i in range(outputs))
+            self._nodes.append(helper.make_node(kind, inputs, names, name=name, **attributes))
+            self._made[key] = names
+        return self._made[key]
+
+    def model(self, inputs: dict[str, tuple], outputs: dict[str, tuple[str, tuple]], metadata: dict[str, str]) -> Any:
+        """The checked ModelProto.
+
+        Args:
+            inputs: name -> dimensions (a str is a free one); all int32.
+            outputs: name -> (tensor computed so far, dimensions); all float32.
+            metadata: goes to metadata_props as it is.
+
+        Raises:
+            onnx.checker.ValidationError, onnx.shape_inference.InferenceError: the graph is not valid ONNX.
+        """
+        import onnx
+        from onnx import TensorProto, helper, numpy_helper
+
+        self.scope = ""
+        renamed = [helper.make_node("Identity", [tensor], [name], name=name) for name, (tensor, _) in outputs.items()]
+        graph = helper.make_graph(
+            self._nodes + renamed, "encoder",
+            [helper.make_tensor_value_info(name, TensorProto.INT32, dims) for name, dims in inputs.items()],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, (_, dims) in outputs.items()],
+            [numpy_helper.from_array(value, name) for name, value in self.weights.items()])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
+                                  producer_name="edgebert")
+        onnx.checker.check_model(model, full_check=True)
+        helper.set_model_props(model, metadata)
+        return model

@@ -1,0 +1,124 @@
+"""Costs are counted: against torch's own parameters and multiplications, and against the bytes of exported files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from edgebert import cost
+from edgebert.device import load_profile
+from edgebert.errors import UsageError
+from edgebert.modeling import Encoder
+from edgebert.spec import EncoderShape, LayerSpec
+from exporters.artifact import InputSpec, LayerPrecision, Precision
+
+UNEVEN = EncoderShape(24, 8, 50, 40, 2, 5, (LayerSpec(3, 48), LayerSpec(1, 20), LayerSpec(2, 36)))
+ONE_LAYER = EncoderShape(16, 4, 30, 20, 1, 2, (LayerSpec(4, 8),))
+MIDDLE = EncoderShape(128, 32, 3000, 128, 2, 7, (LayerSpec(4, 512), LayerSpec(2, 256), LayerSpec(3, 384)))
+
+
+def run_as_exported(net: Encoder, length: int) -> torch.Tensor:
+    """The network with every multiplication written as one, and the last layer run for token 0 only."""
+    x = net.embed(torch.zeros(1, length, dtype=torch.long))
+    for index, layer in enumerate(net.layers):
+        tokens = x[:, :1] if index == len(net.layers) - 1 else x
+
+        def split(y: torch.Tensor, heads: int = layer.heads) -> torch.Tensor:
+            return y.view(1, -1, heads, y.shape[-1] // heads).transpose(1, 2)
+
+        scores = split(layer.query(tokens)) @ split(layer.key(x)).transpose(2, 3) / layer.head_dim ** 0.5
+        context = (scores.softmax(-1) @ split(layer.value(x))).transpose(1, 2).flatten(2)
+        tokens = layer.attention_norm(tokens + layer.output(context))
+        x = layer.ffn_norm(tokens + layer.expand(tokens))
+    return net.classify(x)
+
+
+@pytest.mark.parametrize("shape", [UNEVEN, ONE_LAYER, MIDDLE])
+def test_parameters_are_torchs(shape: EncoderShape) -> None:
+    assert cost.params(shape) == sum(p.numel() for p in Encoder(shape).parameters())
+
+
+@pytest.mark.parametrize("shape", [UNEVEN, ONE_LAYER, MIDDLE])
+@pytest.mark.parametrize("length", [2, 7, 16])
+def test_macs_are_what_runs(shape: EncoderShape, length: int) -> None:
+    net = Encoder(shape).eval()
+    with torch.no_grad():
+        ids = torch.zeros(1, length, dtype=torch.long)
+        assert torch.allclose(run_as_exported(net, length), net(ids, torch.ones_like(ids)), atol=1e-5)
+        with FlopCounterMode(display=False) as counter:
+            run_as_exported(net, length)
+    assert 2 * cost.macs(shape, length) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "tflite"])
+@pytest.mark.parametrize("kind", ["fp32", "int8", "mixed"])
+def test_file_bytes_are_those_of_the_file(runtime: str, kind: str, tmp_path: Path) -> None:
+    from exporters import EXPORTERS
+
+    net, length = Encoder(MIDDLE).eval(), 64
+    precision = Precision((LayerPrecision("int8", "fp32"), LayerPrecision("fp32", "int8"), LayerPrecision())) \
+        if kind == "mixed" else Precision.uniform(kind, 3)
+    artifact = EXPORTERS[runtime](net, tmp_path / f"model.{runtime}", InputSpec((length,)), precision)
+    found = cost.estimate(MIDDLE, precision, load_profile("x86-laptop"), runtime, 1, length)
+    assert found.file_bytes == pytest.approx(artifact.file_bytes, rel=0.02)
+
+
+def test_a_file_holds_only_the_positions_it_needs() -> None:
+    profile, precision = load_profile("pixel6"), Precision.uniform("fp32", 3)
+    long, short = (cost.estimate(UNEVEN, precision, profile, "onnx", 1, n).file_bytes for n in (40, 10))
+    assert long - short == 30 * 24 * 4
+
+
+def test_estimates_add_up_over_blocks() -> None:
+    profile, length = load_profile("x86-laptop"), 32
+    precision = Precision((LayerPrecision("int8", "fp32"), LayerPrecision("fp32", "int8"), LayerPrecision()))
+    found = cost.estimate(MIDDLE, precision, profile, "onnx", 1, length, "p90")
+    rows = {kind: profile.row("onnx", kind, 1) for kind in ("fp32", "int8")}
+    blocks = cost.blocks(replace(MIDDLE, positions=length), precision, length)
+    by_hand = rows["int8"].base_us / 1e3 + sum(cost.block_latency_ms(block, rows[kind]) for block, kind in blocks)
+    assert found.latency_ms == pytest.approx(by_hand)
+    assert found.tail_ms == pytest.approx(by_hand * profile.p90_over_p50)
+    assert found.macs == cost.macs(MIDDLE, length) and found.params == cost.params(MIDDLE)
+
+
+def test_less_work_never_costs_more() -> None:
+    profile = load_profile("pixel6")
+    for kind in ("fp32", "int8"):
+        for runtime in ("onnx", "tflite"):
+            found = [cost.estimate(replace(MIDDLE, layers=(LayerSpec(heads, ffn),) * depth),
+                                   Precision.uniform(kind, depth), profile, runtime, 1, 64)
+                     for heads, ffn, depth in ((1, 64, 1), (1, 64, 2), (1, 128, 2), (2, 128, 2), (4, 512, 3))]
+            for smaller, larger in zip(found, found[1:]):
+                assert smaller.latency_ms < larger.latency_ms and smaller.file_bytes < larger.file_bytes
+                assert smaller.memory_mb < larger.memory_mb and smaller.params < larger.params
+
+
+def test_the_text_says_how_far_to_trust_it() -> None:
+    profile, precision = load_profile("pixel6"), Precision.uniform("int8", 3)
+    row = profile.row("onnx", "int8", 1)
+    text = cost.estimate(MIDDLE, precision, profile, "onnx", 1, 64).text()
+    assert text.startswith("~") and text.endswith(f"({row.provenance}, uncalibrated, +/- {row.error_pct:.0f} %)")
+    measured = replace(profile, rows=(replace(row, provenance="measured", error_pct=7.0),))
+    assert cost.estimate(MIDDLE, precision, measured, "onnx", 1, 64).text().endswith("(measured, +/- 7 %)")
+
+
+def test_a_missing_row_is_refused_and_never_free() -> None:
+    profile, precision = load_profile("pixel6"), Precision.uniform("int8", 3)
+    with pytest.raises(UsageError, match="no cost row for onnx int8 with 7 threads .*onnx fp32 1T.*measure the row"):
+        cost.estimate(MIDDLE, precision, profile, "onnx", 7, 64)
+    mixed = replace(precision, head="fp32")
+    only_int8 = replace(profile, rows=(profile.row("onnx", "int8", 1),))
+    with pytest.raises(UsageError, match="no cost row for onnx fp32"):
+        cost.estimate(MIDDLE, mixed, only_int8, "onnx", 1, 64)
+
+
+def test_contradictions_are_refused() -> None:
+    profile = load_profile("pixel6")
+    with pytest.raises(UsageError, match="names 2 layers, the model has 3"):
+        cost.estimate(MIDDLE, Precision.uniform("int8", 2), profile, "onnx", 1, 64)
+    with pytest.raises(UsageError, match="length 129 is outside 1 to 128"):
+        cost.estimate(MIDDLE, Precision.uniform("int8", 3), profile, "onnx", 1, 129)

