@@ -33,9 +33,11 @@ def content_key(stage: str, version: int, inputs: dict[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder of finished stages."""
+    """A folder of finished stages. resume: a stage that was stopped goes on from what it had saved; without it the
+    stage starts anew."""
 
     folder: Path
+    resume: bool = False
 
     def entry(self, stage: str, version: int, inputs: dict[str, Any]) -> Path:
         return self.folder / stage / content_key(stage, version, inputs)
@@ -45,7 +47,7 @@ class Cache:
         """The stage's value, and whether it was there already.
 
         make(out, work): writes the result into the empty folder `out`; `work` survives a crash and is handed to the
-        next try. load(entry): reads the result back, always from the finished entry.
+        next try that resumes. load(entry): reads the result back, always from the finished entry.
         """
         entry = self.entry(stage, version, inputs)
         found = entry.is_dir()
@@ -53,6 +55,8 @@ class Cache:
             out, work = entry.with_name(entry.name + ".tmp"), entry.with_name(entry.name + ".work")
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir(parents=True)
+            if not self.resume:
+                shutil.rmtree(work, ignore_errors=True)
             work.mkdir(exist_ok=True)
             make(out, work)
             (out / "inputs.json").write_text(json.dumps(inputs, indent=1, sort_keys=True), encoding="utf-8")

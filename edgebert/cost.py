@@ -2,12 +2,13 @@
 
 Everything is additive over blocks (embedding, one attention and one FFN block a layer, head), so that the search can
 price each choice on its own. Counted is what the exported file runs: the classifier reads token 0 alone, so the last
-layer computes its queries, its output and its FFN for that token only.
+layer works for that token only and never forms keys and values: with one query q, q . (K x) = (K' q) . x and
+sum(p V x) = V sum(p x), for each head.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from edgebert.device import CostRow, DeviceProfile
@@ -16,7 +17,7 @@ from edgebert.spec import EncoderShape
 from exporters.artifact import Precision
 
 MB = 1e6
-_ATTENTION_OPS, _FFN_OPS, _EMBEDDING_OPS, _HEAD_OPS = 16, 6, 8, 4
+_ATTENTION_OPS, _FFN_OPS, _EMBEDDING_OPS, _HEAD_OPS = 20, 8, 8, 4
 _TRUST = ("measured", "derived", "guessed")
 
 # Bytes a file spends besides weights: graph nodes and names, by format: (whole file, each layer), fp32 and int8 graphs.
@@ -56,14 +57,17 @@ class Block:
 
 
 def attention_block(shape: EncoderShape, heads: int, length: int, last: bool = False) -> Block:
-    """Projections, attention, residual and norm of a layer with that many heads; `last`: only token 0 goes on."""
-    inner, hidden, queries = heads * shape.head_dim, shape.hidden, 1 if last else length
-    return Block(
-        macs=2 * hidden * inner * length + 2 * hidden * inner * queries, score_macs=2 * inner * queries * length,
-        scores=heads * queries * length, inner=0,
-        stream=(hidden + 2 * inner) * length + (3 * hidden + 2 * inner) * queries,
-        weights=4 * hidden * inner, table=0, channels=3 * inner + hidden, floats=3 * inner + hidden + 2 * hidden,
-        ops=_ATTENTION_OPS, arena=(hidden + 2 * inner) * length + inner * queries + 2 * heads * queries * length)
+    """Projections, attention, residual and norm of a layer with that many heads; `last`: for token 0 alone."""
+    inner, hidden = heads * shape.head_dim, shape.hidden
+    common = {"inner": 0, "weights": 4 * hidden * inner, "table": 0, "channels": 3 * inner + hidden,
+              "floats": 3 * inner + hidden + 2 * hidden, "ops": _ATTENTION_OPS}
+    if last:
+        return Block(macs=2 * hidden * inner + 2 * heads * hidden * inner, score_macs=2 * heads * hidden * length,
+                     scores=heads * length, stream=2 * hidden * length + 4 * hidden + 3 * heads * inner,
+                     arena=3 * hidden * length + 2 * heads * (hidden + length), **common)
+    return Block(macs=4 * hidden * inner * length, score_macs=2 * inner * length * length,
+                 scores=heads * length * length, stream=(4 * hidden + 5 * inner) * length,
+                 arena=(hidden + 4 * inner) * length + 2 * heads * length * length, **common)
 
 
 def ffn_block(shape: EncoderShape, neurons: int, length: int, last: bool = False) -> Block:
@@ -141,8 +145,11 @@ def file_graph_bytes(runtime: str, precision: str) -> int:
 
 
 def block_memory_mb(block: Block, row: CostRow) -> float:
-    """Megabytes the block's weights take in a running process."""
-    return row.weight_copies * block_bytes(block, row.precision, row.runtime) / MB
+    """Megabytes the block's parameters take in a running process, at its peak."""
+    table = replace(block, weights=0, floats=0, channels=block.channels if block.table else 0)
+    table_bytes = block_bytes(table, row.precision, row.runtime) if block.table else 0
+    other_bytes = block_bytes(block, row.precision, row.runtime) - table_bytes
+    return (row.weight_copies * other_bytes + row.table_copies * table_bytes) / MB
 
 
 def arena_mb(block: Block) -> float:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,17 @@ class Dataset:
     test: Split
     sha256: str
     notes: tuple[str, ...]
+
+    def with_labels(self, order: tuple[str, ...]) -> Dataset:
+        """The same rows under another order of the same class names, as a fine-tuned model may have it.
+
+        Raises UsageError when the names are not the same."""
+        if sorted(order) != sorted(self.labels):
+            raise UsageError(f"{self.name} has the labels {_listed(self.labels)}, not {_listed(order)}")
+        moved = [order.index(label) for label in self.labels]
+        splits = {name: replace(split, labels=tuple(moved[i] for i in split.labels)) for name, split in (
+            ("train", self.train), ("select", self.select), ("dev", self.dev), ("test", self.test))}
+        return replace(self, labels=tuple(order), sha256=_content_hash(order, splits), **splits)
 
 
 def load_dataset(source: Path, columns: Columns = Columns()) -> Dataset:

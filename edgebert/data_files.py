@@ -217,7 +217,7 @@ def _saved_tables(folder: Path) -> dict[str, Table]:
         raise UsageError(f"{folder}: reading a saved dataset needs datasets; pip install datasets") from error
     try:
         saved = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError, TypeError, pyarrow.ArrowException) as error:
+    except Exception as error:  # the library raises whatever a damaged folder trips over
         raise UsageError(f"{folder}: not a readable saved dataset ({_one_line(str(error))})") from error
     splits = dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
     chosen = _one_per_split({name.lower(): [name] for name in splits}, str(folder))
@@ -242,6 +242,7 @@ def _arrow_rows(file: str, batches: Iterable[Any], broken: type[Exception]) -> I
             expanded_bytes += batch.nbytes
             if expanded_bytes > MAX_EXPANDED_BYTES:
                 raise _too_large(file)
+            batch.validate(full=True)
             for row in batch.to_pylist():
                 number += 1
                 yield number, row

@@ -66,8 +66,8 @@ class CostRow:
     base_us: one call. op_us: one graph operation. ns_per_mac: weight matrices. ns_per_score_mac: query x key and
     probability x value. ns_per_score: softmax over attention scores. ns_per_inner: GELU over FFN activations.
     ns_per_stream: norms, residuals, transposes and quantisation over activations as wide as the model.
-    ns_per_weight_byte: reading the weights. runtime_mb: the process without a model. weight_copies: how often the
-    weights lie in memory. error_pct: expected error of a latency computed from the row.
+    ns_per_weight_byte: reading the weights. runtime_mb: the process without a model. weight_copies,
+    table_copies: how often weights, and the word embedding, lie in memory at its peak. error_pct: expected error of a latency computed from the row.
     """
 
     runtime: str
@@ -85,6 +85,7 @@ class CostRow:
     ns_per_weight_byte: float
     runtime_mb: float
     weight_copies: float
+    table_copies: float
     source: str
     runtime_version: str = ""
     date: str = ""
@@ -213,7 +214,7 @@ class _Reader:
     _KINDS = {"str": str, "int": int, "float": float, "float | None": float}
     _CHOICES = {"runtime": RUNTIMES, "precision": PRECISIONS, "provenance": PROVENANCES, "percentile": PERCENTILES}
     _MAY_BE_ZERO = {"base_us", "op_us", "ns_per_mac", "ns_per_score_mac", "ns_per_score", "ns_per_inner",
-                    "ns_per_stream", "ns_per_weight_byte", "error_pct", "runtime_mb", "max_drop"}
+                    "ns_per_stream", "ns_per_weight_byte", "error_pct", "runtime_mb", "weight_copies", "table_copies", "max_drop"}
 
     def __init__(self, file: str) -> None:
         self.file = file

@@ -2,33 +2,101 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
-from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from dataclasses import dataclass
 from pathlib import Path
 
-from edgebert import bundle
+from edgebert.benching import bench, over_budget
+from edgebert.bundling import keep_failed, write_bundle
 from edgebert.cache import Cache
-from edgebert.checkpoint import Checkpoint, load_checkpoint, resolve
-from edgebert.data import Dataset, load_dataset
-from edgebert.demo import demo_model_folder, demo_task_folder
-from edgebert.device import Budget
-from edgebert.errors import AccuracyError, OverBudgetError, UsageError
-from edgebert.evidence import Evidence, Score
+from edgebert.choice import choose_plan, fastest_within
+from edgebert.errors import AccuracyError, OverBudgetError
+from edgebert.evidence import Evidence
+from edgebert.material import Material, gather
 from edgebert.modeling import Encoder
 from edgebert.plan import CompressionPlan
 from edgebert.progress import Reporter
-from edgebert.proof import Proof, prove
+from edgebert.prove import Nets, evaluate, prove, score
 from edgebert.request import EFFORTS, FitRequest
-from edgebert.search import front, search
-from edgebert.stages import Workplace, rows_of, student_of, tables_of, teacher_of
+from edgebert.search import front
+from edgebert.stages import Workplace, recovery_schedule, student_of, tables_of, teacher_of
 from edgebert.tables import ErrorTables
-from edgebert.tasks import evaluate_logits
-from edgebert.tokenization import choose_length, lengths, load_tokenizer
-from edgebert.train.batches import Rows
 from edgebert.train.loop import Schedule
 from edgebert.train.teacher import logits_of
+from exporters.parity import ParityError
 
-RECOVERY = Schedule(epochs=0, learning_rate=6e-4)
+
+@dataclass(frozen=True)
+class FitResult:
+    """A finished run. bundle: the folder. plan, evidence: what it was made by and what was measured."""
+
+    bundle: Path
+    plan: CompressionPlan
+    evidence: Evidence
+
+
+def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResult:
+    """Profile, budget, model and data in; a proven bundle out.
+
+    Raises UsageError, search.Infeasible, AccuracyError, ParityError or OverBudgetError; what was made before an
+    accuracy or parity failure is kept beside `request.out` under the name NAME.failed.
+    """
+    work = Workplace(cache, reporter, request.seed)
+    material = gather(request, reporter)
+    teacher = teacher_of(material.checkpoint, material.data, material.train, request.teacher_epochs, work)
+    tables = tables_of(teacher, material.data, material.train, request.criterion, work)
+    plan = decide(request, material, teacher, tables, work)
+    cut, student = student_of(plan, teacher, material.data, material.train, schedule(request), work)
+    models = tuple(evaluate(role, net, material, request.metric) for role, net in
+                   (("teacher", teacher), ("cut", cut), ("student", student)))
+    try:
+        require_accuracy(request, models[0].dev.points - models[2].dev.points)
+        proof = prove(plan, Nets(teacher, student), models, material, request, work)
+    except (AccuracyError, ParityError) as error:
+        reporter.say(f"  kept for inspection: {keep_failed(request, plan, student, material, error)}")
+        raise
+    points = front(tables, request.profile, request.budget, plan.runtime, plan.threads, plan.length)
+    with reporter.stage("write the bundle"):
+        evidence = write_bundle(request, plan, student, material, models, proof, points, reporter.seconds)
+    require_measured(request)
+    return FitResult(request.out, plan, evidence)
+
+
+def schedule(request: FitRequest) -> Schedule:
+    return recovery_schedule(EFFORTS[request.effort], request.seed)
+
+
+def decide(request: FitRequest, material: Material, teacher: Encoder, tables: ErrorTables,
+           work: Workplace) -> CompressionPlan:
+    """The plan: the most exact one inside the budget, or the fastest one inside max_drop."""
+    length, budget = material.inputs.max_length, request.budget
+    if not request.minimise_latency:
+        with work.reporter.stage("search"):
+            return choose_plan(tables, request.profile, budget, request.runtime, request.threads, length)
+    with work.reporter.stage("search"):
+        first = choose_plan(tables, request.profile, budget, request.runtime, request.threads, length)
+        plans = front(tables, request.profile, budget, first.runtime, request.threads, length)
+    before = score(logits_of(teacher, material.select), material.select.labels, request.metric).points
+
+    def drop_of(plan: CompressionPlan) -> float:
+        work.reporter.say(f"  trying {plan.estimate.text()}")
+        _, student = student_of(plan, teacher, material.data, material.train, schedule(request), work)
+        drop = before - score(logits_of(student, material.select), material.select.labels, request.metric).points
+        work.reporter.say(f"    {drop:+.2f} points lost on the selection split")
+        return drop
+
+    assert budget.max_drop is not None
+    return fastest_within(plans, drop_of, budget.max_drop)
+
+
+def require_accuracy(request: FitRequest, drop: float) -> None:
+    """Holds the drop on the dev split against the budget."""
+    limit = request.budget.max_drop
+    if limit is not None and drop > limit:
+        raise AccuracyError(f"the model loses {drop:.2f} points on dev where --max-drop {limit:g} is allowed; allow "
+                            "more latency or more drop, or recover longer with --effort thorough")
+
+
+def require_measured(request: FitRequest) -> None:
+    """Where this machine is the target, holds what the finished bundle measures here against the budget."""
+    if request.this_machine and (misses := over_budget(request.out, bench(request.out))):
+        raise OverBudgetError(f"{'; '.join(misses)}; the bundle is kept in {request.out}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,20 @@ from device_bench.runtimes import open_model
 from edgebert import cost
 from edgebert.errors import DeviceError
 from edgebert.evidence import FileEvidence, ModelEvidence, ParityRow, Score, Timing
+from edgebert.material import Material
 from edgebert.modeling import Encoder
+from edgebert.plan import CompressionPlan
+from edgebert.request import FitRequest
+from edgebert.stages import Workplace, exported
 from edgebert.tasks import accuracy_interval, evaluate_logits
 from edgebert.tokenization import PROBE_TEXTS, encode, load_tokenizer
 from edgebert.train.batches import Rows
 from edgebert.train.teacher import logits_of
-from exporters.artifact import Artifact
-from exporters.parity import Check, check_ids, check_logits, check_metric
+from exporters.artifact import Artifact, Precision
+from exporters.parity import Check, Parity, check_ids, check_logits, check_metric, require
 from exporters.parity import logits_of as file_logits
 
+PARITY_ROWS = 32
 METRIC_GAP = 1.0
 """Points that a quantised file may lose against the torch model it was made from."""
 
@@ -39,10 +45,10 @@ def score(logits: np.ndarray, labels: np.ndarray, metric: str) -> Score:
     return Score(points, accuracy_interval(points, len(labels)).plus_minus, len(labels))
 
 
-def evaluate(role: str, net: Encoder, dev: Rows, test: Rows, metric: str, length: int) -> ModelEvidence:
+def evaluate(role: str, net: Encoder, material: Material, metric: str) -> ModelEvidence:
     """Scores of a torch model on the two splits that no choice was made on."""
-    shape = net.shape
-    return ModelEvidence(role, shape, cost.params(shape), cost.macs(shape, length),
+    shape, dev, test = net.shape, material.dev, material.test
+    return ModelEvidence(role, shape, cost.params(shape), cost.macs(shape, material.inputs.max_length),
                          score(logits_of(net, dev), dev.labels, metric),
                          score(logits_of(net, test), test.labels, metric))
 
@@ -109,3 +115,61 @@ def time_files(files: Sequence[tuple[str, Artifact, Score | None]], length: int,
             Timing(timing.samples_ns, timing.p50_ns / 1e6, timing.p90_ns / 1e6, single.load_ms,
                    single.first_inference_ms, (single.peak_rss_bytes or 0) / 1e6, ())))
     return tuple(found), host
+
+
+@dataclass(frozen=True)
+class Nets:
+    """The two torch models that files are made from."""
+
+    teacher: Encoder
+    student: Encoder
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Files that passed. artifacts: what goes into the bundle. rows: every check. files: every timed file."""
+
+    artifacts: tuple[Artifact, ...]
+    rows: tuple[ParityRow, ...]
+    files: tuple[FileEvidence, ...]
+    host: dict[str, Any]
+
+
+def formats(request: FitRequest, plan: CompressionPlan) -> tuple[str, ...]:
+    """Which files are shipped."""
+    return ("onnx", "tflite") if request.runtime == "both" else (plan.runtime,)
+
+
+def prove(plan: CompressionPlan, nets: Nets, models: Sequence[ModelEvidence], material: Material, request: FitRequest,
+          work: Workplace) -> Proof:
+    """Exports the student and checks ids, logits and score of every file; then times it beside the teacher's int8
+    file of the same runtime. Raises exporters.parity.ParityError where a check fails."""
+    teacher, _, student = (model.test for model in models)
+    sample = material.test.sample(PARITY_ROWS, work.seed)
+    with work.reporter.stage("check the tokenizer"):
+        tokens = prove_tokens(material.checkpoint.folder, material.checkpoint.folder, material.inputs.max_length)
+    rows, timed, shipped = list(parity_rows("tokenizer", [tokens])), [], []
+    checks = [tokens]
+    for format in formats(request, plan):
+        def export(role: str, precision: Precision, format: str = format) -> Artifact:
+            compat = request.tflite_compat if role == "student" else None
+            net = nets.student if role == "student" else nets.teacher
+            return exported(role, net, format, precision, material.inputs, compat, material.data.labels, work)
+
+        whole = Precision.uniform("int8", len(nets.teacher.layers))
+        exact = Precision.uniform("fp32", len(nets.student.layers))
+        artifact, baseline, plain = export("student", plan.precision), export("teacher", whole), None
+        if format == "onnx" and plan.precision != exact:
+            plain = export("student", exact)
+        with work.reporter.stage(f"prove {artifact.path.name}"):
+            own, metric = prove_score(artifact, material.test, request.metric, student, teacher)
+            for file in filter(None, (plain, artifact)):
+                found = [*prove_logits(file, nets.student, sample), *([metric] if file is artifact else [])]
+                checks += found
+                rows += parity_rows(file.path.name, found)
+        shipped.append(artifact)
+        timed += [("student", artifact, own), ("teacher", baseline, None)]
+    require(Parity(tuple(checks)))
+    with work.reporter.stage("time the files on this machine"):
+        files, host = time_files(timed, material.inputs.max_length, plan.threads)
+    return Proof(tuple(shipped), tuple(rows), files, host)

@@ -43,6 +43,7 @@ class FitRequest:
     minimise_latency: bool = False
     this_machine: bool = False
     zip: bool = False
+    overwrite: bool = False
     seed: int = 0
     command: str = "edgebert fit-device"
 

@@ -36,13 +36,15 @@ TEACHER = Schedule(epochs=1, learning_rate=1.5e-4)
 TEACHER_STEPS = 1500
 """A teacher is trained for whole epochs, at least one, until it has made about this many steps."""
 
+RECOVERY = Schedule(epochs=1, learning_rate=4e-4, weight_decay=0.0)
+
 IMPORTANCE_ROWS = 1024
 TABLE_ROWS = 256
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where stages keep their results and how they report. resume: continue stages that a killed run left."""
+    """Where stages keep their results, and how they report."""
 
     cache: Cache
     reporter: Reporter
@@ -98,6 +100,10 @@ def teacher_of(checkpoint: Checkpoint, data: Dataset, train: Rows, epochs: int |
     if found:
         work.reporter.reused("fine-tune the teacher", f"{schedule.epochs} epochs")
     return net
+
+
+def recovery_schedule(epochs: int, seed: int) -> Schedule:
+    return replace(RECOVERY, epochs=epochs, seed=seed)
 
 
 def tables_of(teacher: Encoder, data: Dataset, train: Rows, criterion: str, work: Workplace) -> ErrorTables:
@@ -159,7 +165,7 @@ def exported(role: str, net: Encoder, format: str, precision: Precision, spec: I
 
     def make(out: Path, partial: Path) -> None:
         options = {"compat": compat} if compat and format == "tflite" else {}
-        with work.reporter.stage(f"export the {role}, {format} {precision.name}"), _quiet():
+        with work.reporter.stage(f"export the {role}, {format} {precision.name}"), quietly():
             EXPORTERS[format](net, out / name, spec, precision, metadata, **options)
 
     artifact, found = work.cache.stage("file", 1, inputs, make,
@@ -170,7 +176,7 @@ def exported(role: str, net: Encoder, format: str, precision: Precision, spec: I
 
 
 @contextlib.contextmanager
-def _quiet():
+def quietly():
     """Converters print on stdout; nothing of theirs is for the user."""
     with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
         yield

@@ -39,7 +39,7 @@ class Graph:
 
     def scalar(self, value: float) -> str:
         """A constant float32 without dimensions."""
-        return self.weight(f"scalar_{value:g}", np.array(value, np.float32))
+        return self.weight(f"scalar_{value}", np.array(value, np.float32))
 
     def op(self, kind: str, *inputs: str, **attributes: Any) -> str:
         """Adds an operation with one output and returns the output's name."""

@@ -73,7 +73,8 @@ class Block(nn.Module):
         length, heads = x.shape[0], self.heads
         parts = self.qkv(x).view(length, 3 * heads, self.head_dim).transpose(0, 1)
         query, key, value = parts[:heads], parts[heads:2 * heads], parts[2 * heads:]
-        weights = torch.softmax(torch.matmul(query, key.transpose(1, 2)) + bias, -1)
+        keys = _transposed(key[0])[None] if heads == 1 else key.transpose(1, 2)
+        weights = torch.softmax(torch.matmul(query, keys) + bias, -1)
         context = torch.matmul(weights, value).transpose(0, 1)
         return self.output(context.reshape(length, heads * self.head_dim))
 
@@ -82,8 +83,11 @@ class Block(nn.Module):
         return self.ffn_norm(x + self.down(F.gelu(self.up(x))))
 
     def matrices(self) -> list[tuple[str, Affine]]:
-        """(block, matrix) in the order in which they run."""
-        return [("attention", self.qkv), ("attention", self.output), ("ffn", self.up), ("ffn", self.down)]
+        """(block, matrix) in the order in which the blocks run."""
+        return [("attention", part) for part in self.attention_matrices()] + [("ffn", self.up), ("ffn", self.down)]
+
+    def attention_matrices(self) -> list[Affine]:
+        return [self.qkv, self.output]
 
 
 class LastBlock(Block):
@@ -102,17 +106,16 @@ class LastBlock(Block):
 
     def attend(self, x: Tensor, bias: Tensor) -> Tensor:
         """x [L, H], bias [1, 1, L] -> [1, H] plus the shift of x."""
-        directions = self.key(self.query(x[:1]) * self.own)
-        weights = torch.softmax(torch.matmul(directions[None], x.t()[None]) + bias, -1)
-        means = torch.matmul(weights, x[None])[0]
-        return self.output((self.value(means) * self.own).sum(0, keepdim=True))
+        directions = self.key(self.query(x[:1]) * self.own)  # [heads, H]
+        weights = torch.softmax(torch.matmul(directions, _transposed(x)) + bias, -1)[0]
+        return self.output((self.value(torch.matmul(weights, x)) * self.own).sum(0, keepdim=True))
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         x = self.attention_norm(x[:1] + self.attend(x, bias))
         return self.ffn_norm(x + self.down(F.gelu(self.up(x))))
 
-    def matrices(self) -> list[tuple[str, Affine]]:
-        return [("attention", part) for part in (self.query, self.key, self.value, self.output)] + super().matrices()[2:]
+    def attention_matrices(self) -> list[Affine]:
+        return [self.query, self.key, self.value, self.output]
 
 
 class SignatureNet(nn.Module):
@@ -158,6 +161,14 @@ class SignatureNet(nn.Module):
 def _values(parameter: Tensor) -> Tensor:
     """The numbers of a parameter in float32 on the CPU."""
     return parameter.detach().float().cpu()
+
+
+def _transposed(x: Tensor) -> Tensor:
+    """[L, H] -> [H, L]. Written in halves where H is even: a plain transpose makes the converter choose a fully
+    connected operator with computed weights, which XNNPACK leaves to a slow kernel."""
+    length, hidden = x.shape
+    parts = 2 if hidden % 2 == 0 else 1
+    return x.view(length, parts, hidden // parts).permute(1, 2, 0).reshape(hidden, length)
 
 
 def _shifted(linear: nn.Linear, shift: Tensor) -> Affine:

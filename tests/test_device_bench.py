@@ -1,4 +1,4 @@
-"""device_bench against the truth: fake clocks, known samples, fake /proc trees, tiny models, a real zipapp."""
+"""device_bench against the truth: fake clocks, known samples, fake /proc trees, tiny models, the zipapp."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_warm_up_ends_when_two_windows_agree():
     clock = FakeClock()
     falling = [1000, 900, 800, 700, 600, 500, 400, 300, 200, 150, 100]
     timing = measure(clock.work(*falling), clock, runs=1)
-    # Calls 11 and later take 100. The first two windows that agree are calls 9 to 13 (three of them 100, so the
+    # Calls 11 and later take 100. The first windows to agree are calls 9 to 13 (three of them 100, so the
     # median is 100) and calls 14 to 18.
     assert timing.warmup_runs == 18
     assert timing.samples_ns == (100,)
@@ -187,16 +187,20 @@ def phone(tmp_path):
     """Four A55, two A76, two X1, in the kernel's order; the little cores lack fp16 here."""
     little, big = "fp asimd crc32 asimddp", "fp asimd crc32 asimddp fphp asimdhp"
     parts = [("0xd05", little)] * 4 + [("0xd0b", big)] * 2 + [("0xd44", big)] * 2
+    processors = "\n".join(arm_cpu(index, *part) for index, part in enumerate(parts))
     files = {
-        "proc/cpuinfo": "\n".join(arm_cpu(i, *part) for i, part in enumerate(parts)) + "\nHardware\t: GS101\n",
+        "proc/cpuinfo": processors + "\nHardware\t: GS101\n",
         "proc/meminfo": "MemTotal:        7808356 kB\nMemFree: 1 kB\nMemAvailable:    3000000 kB\n",
         "proc/loadavg": "6.52 6.11 5.90 2/3800 12345\n",
         "proc/sys/kernel/osrelease": "5.10.66-android12-9\n",
         "sys/devices/system/cpu/online": "0-7\n",
         "sys/devices/system/cpu/cpufreq/policy0/related_cpus": "0 1 2 3\n",
-        "sys/class/thermal/thermal_zone0/type": "BIG\n", "sys/class/thermal/thermal_zone0/temp": "61500\n",
-        "sys/class/thermal/thermal_zone1/type": "battery\n", "sys/class/thermal/thermal_zone1/temp": "33000\n",
-        "sys/class/thermal/thermal_zone2/type": "ibat\n", "sys/class/thermal/thermal_zone2/temp": "1200000\n",
+        "sys/class/thermal/thermal_zone0/type": "BIG\n",
+        "sys/class/thermal/thermal_zone0/temp": "61500\n",
+        "sys/class/thermal/thermal_zone1/type": "battery\n",
+        "sys/class/thermal/thermal_zone1/temp": "33000\n",
+        "sys/class/thermal/thermal_zone2/type": "ibat\n",
+        "sys/class/thermal/thermal_zone2/temp": "1200000\n",
     }
     for core in range(8):
         folder = f"sys/devices/system/cpu/cpu{core}/cpufreq"
@@ -238,8 +242,8 @@ def test_facts_of_a_pc(tmp_path):
 
 
 def test_32_bit_arm_and_unknown_parts(tmp_path):
-    cpuinfo = ("processor\t: 0\nFeatures\t: half thumb neon vfpv4\nCPU implementer\t: 0x51\nCPU part\t: 0x800\n\n"
-               "Hardware\t: BCM2835\nModel\t\t: Raspberry Pi 4 Model B Rev 1.4\n")
+    cpuinfo = ("processor\t: 0\nFeatures\t: half thumb neon vfpv4\nCPU implementer\t: 0x51\n"
+               "CPU part\t: 0x800\n\nHardware\t: BCM2835\nModel\t\t: Raspberry Pi 4 Model B Rev 1.4\n")
     facts = read_device(lay_out(tmp_path, {"proc/cpuinfo": cpuinfo}))
     assert (facts.architecture, facts.features) == ("armv7l", ("neon",))
     assert facts.cpu_model == "implementer 0x51 part 0x800 x1"
@@ -255,7 +259,7 @@ def test_an_empty_tree_gives_none_and_round_trips(tmp_path, phone):
 
 
 def test_getprop():
-    text = "[ro.product.model]: [Pixel 6]\n[ro.build.version.sdk]: [33]\n[persist.x]: [y]\n[ro.soc.model]: []\n"
+    text = "[ro.product.model]: [Pixel 6]\n[ro.build.version.sdk]: [33]\n[x]: [y]\n[ro.soc.model]: []\n"
     assert parse_getprop(text) == {"model": "Pixel 6", "sdk": "33"}
 
 
@@ -340,7 +344,8 @@ FAULTS = {
     "clock steps": lambda r: {"timing": Timing((4_000,) * 100)},
     "rise by": lambda r: {"timing": Timing((1_000_000,) * 60 + (1_200_000,) * 60)},
     "fall by": lambda r: {"timing": Timing((1_200_000,) * 60 + (1_000_000,) * 60)},
-    "load average": lambda r: {"device_before": dataclasses.replace(r.device_before, load_average=(7.9, 0, 0))},
+    "load average": lambda r: {"device_before": dataclasses.replace(
+        r.device_before, load_average=(7.9, 0, 0))},
     "reached 91 C": lambda r: {"device_after": dataclasses.replace(
         r.device_after, temperatures_c={"BIG": 91.0, "battery": 20.0})},
     "clock fell": lambda r: {"device_after": with_core_7(r.device_after, current_khz=900_000)},
@@ -386,7 +391,8 @@ def test_result_round_trip(sound):
 @pytest.mark.parametrize("change, message", [
     ({"schema": 2}, "schema"), ({"threads": "1"}, "threads"), ({"samples_ns": []}, "sample"),
     ({"samples_ns": [1.5]}, "nanoseconds"), ({"load_ms": None}, "load_ms"),
-    ({"golden": {"rows": 1}}, "wrong field"), ({"device_before": {}}, "lacks"), ({"runtime": None}, "runtime"), ({"affinity": {"asked": 1}}, "field"),
+    ({"golden": {"rows": 1}}, "wrong field"), ({"device_before": {}}, "lacks"),
+    ({"runtime": None}, "runtime"), ({"affinity": {"asked": 1}}, "field"),
 ])
 def test_wrong_records_are_refused(sound, change, message):
     with pytest.raises(ValueError, match=message):
@@ -447,7 +453,7 @@ def tflite_truth(ids, mask) -> np.ndarray:
 
 
 def write_tflite(path: Path, output="logits", signatures=True) -> Path:
-    """Two subgraphs with the signatures seq_4 and seq_8: cast, multiply by the mask, one fully connected layer."""
+    """Two subgraphs, signatures seq_4 and seq_8: cast, multiply by the mask, one fully connected layer."""
     import flatbuffers
     from ai_edge_litert import schema_py_generated as schema
 
@@ -795,7 +801,8 @@ def test_child_from_a_checkout_and_a_crash(tmp_path, monkeypatch):
 
 STANDARD = {
     "__future__", "argparse", "contextlib", "dataclasses", "gc", "hashlib", "importlib", "json", "math", "os",
-    "pathlib", "platform", "random", "re", "resource", "shutil", "subprocess", "sys", "time", "typing", "zipfile",
+    "pathlib", "platform", "random", "re", "resource", "shutil", "subprocess", "sys", "time", "typing",
+    "zipfile",
 }
 
 

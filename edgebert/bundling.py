@@ -1,0 +1,111 @@
+"""Filling a bundle: model files, tokenizer, labels, golden rows, benchmark, plan, results, report, manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from device_bench.packing import write_pyz
+from edgebert import bundle, cost
+from edgebert.evidence import Evidence, FrontPoint, ModelEvidence
+from edgebert.material import Material
+from edgebert.modeling import Encoder, wrap
+from edgebert.plan import CompressionPlan
+from edgebert.prove import Proof
+from edgebert.report import render_bundle_readme, render_model_card, render_report
+from edgebert.request import FitRequest
+from edgebert.tokenization import write_tokenizer
+from edgebert.train.teacher import logits_of
+from exporters.parity import logits_of as file_logits
+
+GOLDEN_ROWS = 16
+
+
+def write_bundle(request: FitRequest, plan: CompressionPlan, student: Encoder, material: Material,
+                 models: Sequence[ModelEvidence], proof: Proof, points: Sequence[CompressionPlan],
+                 seconds: dict[str, float]) -> Evidence:
+    """Writes everything into a temporary folder beside `request.out` and renames it. Returns the evidence in it."""
+    out = request.out
+    made = out.with_name(f".{out.name}.tmp-{os.getpid()}")
+    made.mkdir(parents=True)
+    try:
+        for artifact in proof.artifacts:
+            shutil.copyfile(artifact.path, made / artifact.path.name)
+        write_torch(made / "transformers", plan, student, material)
+        write_tokenizer(material.checkpoint.folder, made)
+        (made / "labels.json").write_text(json.dumps(list(material.data.labels), ensure_ascii=False) + "\n",
+                                          encoding="utf-8")
+        (made / "golden.json").write_text(_golden(student, material, proof), encoding="utf-8")
+        write_pyz(made / "bench.pyz")
+        (made / "plan.json").write_text(plan.dumps(), encoding="utf-8")
+        evidence = _evidence(request, plan, material, models, proof, points, seconds)
+        (made / "results.json").write_text(evidence.dumps(), encoding="utf-8")
+        (made / "report.html").write_text(render_report(evidence, plan, request.profile), encoding="utf-8")
+        (made / "README.md").write_text(render_bundle_readme(evidence, plan, request.profile, request.command),
+                                        encoding="utf-8")
+        (made / "MODEL_CARD.md").write_text(render_model_card(evidence, plan, request.profile), encoding="utf-8")
+        bundle.write_manifest(made, {
+            "name": out.name, "created": datetime.now(UTC).isoformat(timespec="seconds"), "command": request.command,
+            "seed": request.seed, "profile": request.profile.name, "task": material.data.name,
+            "checkpoint_sha256": material.checkpoint.sha256, "data_sha256": material.data.sha256})
+        bundle.move_into_place(made, out, request.overwrite)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    if request.zip:
+        bundle.pack(out)
+    return evidence
+
+
+def write_torch(folder: Path, plan: CompressionPlan, student: Encoder, material: Material) -> None:
+    """The compressed model as transformers loads it, with its tokenizer."""
+    kept = tuple(material.checkpoint.source_layers[i] for i in plan.subnet.kept)
+    wrap(student, material.data.labels, kept).save_pretrained(folder)
+    write_tokenizer(material.checkpoint.folder, folder)
+
+
+def keep_failed(request: FitRequest, plan: CompressionPlan, student: Encoder, material: Material,
+                error: Exception) -> Path:
+    """Keeps the plan, the torch model and the reason beside `request.out`, under NAME.failed."""
+    folder = request.out.with_name(request.out.name + ".failed")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / "plan.json").write_text(plan.dumps(), encoding="utf-8")
+    (folder / "error.txt").write_text(f"{error}\n", encoding="utf-8")
+    write_torch(folder / "transformers", plan, student, material)
+    return folder
+
+
+def _golden(student: Encoder, material: Material, proof: Proof) -> str:
+    """Rows of the test split, spread over it, with the torch model's answers."""
+    test, length = material.test, material.inputs.max_length
+    index = np.unique(np.linspace(0, len(test) - 1, min(GOLDEN_ROWS, len(test))).round().astype(int))
+    rows, texts = test.take(index), material.data.test.texts
+    pairs = material.data.test.pairs
+    pad = ((0, 0), (0, length - rows.ids.shape[1]))
+    types = None if rows.types is None else np.pad(rows.types, pad)
+    bounds = {row.file: row.bound for row in proof.rows if "rmse" in row.name.lower()}
+    return bundle.golden([texts[i] for i in index], None if pairs is None else [pairs[i] for i in index],
+                         np.pad(rows.ids, pad), np.pad(rows.mask, pad), types, logits_of(student, rows), bounds)
+
+
+def _evidence(request: FitRequest, plan: CompressionPlan, material: Material, models: Sequence[ModelEvidence],
+              proof: Proof, points: Sequence[CompressionPlan], seconds: dict[str, float]) -> Evidence:
+    front = [FrontPoint(p.estimate.latency_ms, p.predicted_error, p.estimate.file_bytes / cost.MB,
+                        " ".join(f"{s.heads}x{s.ffn}" for s in p.subnet.layers), p.subnet == plan.subnet)
+             for p in points]
+    if not any(point.chosen for point in front):
+        front.append(FrontPoint(plan.estimate.latency_ms, plan.predicted_error, plan.estimate.file_bytes / cost.MB,
+                                " ".join(f"{s.heads}x{s.ffn}" for s in plan.subnet.layers), True))
+    few = material.test.take(np.arange(min(5, len(material.test))))
+    types = None if few.types is None else few.types.astype(np.int32)
+    answers = file_logits(proof.artifacts[0], few.ids.astype(np.int32), few.mask.astype(np.int32), types).argmax(1)
+    examples = tuple((material.data.test.texts[i], material.data.labels[int(a)]) for i, a in enumerate(answers))
+    return Evidence(material.data.name, request.metric, material.data.labels, plan.length, material.data.notes,
+                    tuple(models), proof.files, proof.rows, tuple(sorted(front, key=lambda p: p.latency_ms)),
+                    proof.host, request.this_machine, dict(seconds), examples)

@@ -1,0 +1,58 @@
+"""Choosing the plan: by the budget alone, or, where the goal is speed at a bearable loss, by trying."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from edgebert import cost
+from edgebert.device import Budget, DeviceProfile
+from edgebert.errors import AccuracyError
+from edgebert.plan import CompressionPlan
+from edgebert.search import search
+from edgebert.tables import ErrorTables
+
+
+def choose_plan(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: str, threads: int,
+                length: int) -> CompressionPlan:
+    """The plan of least predicted error that fits the budget.
+
+    runtime "both": the plan must fit under either runtime, so the one made for the slower is taken. Raises as
+    `search` does.
+    """
+    if runtime != "both":
+        return search(tables, profile, budget, runtime, threads, length)
+    plans = [search(tables, profile, budget, name, threads, length) for name in profile.runtimes(threads)]
+    plans.sort(key=lambda plan: plan.predicted_error)
+    return next((plan for plan in plans if _fits_everywhere(plan, profile, budget)), plans[-1])
+
+
+def _fits_everywhere(plan: CompressionPlan, profile: DeviceProfile, budget: Budget) -> bool:
+    for name in profile.runtimes(plan.threads):
+        own = cost.estimate(plan.shape, plan.precision, profile, name, plan.threads, plan.length, budget.percentile)
+        for value, limit in ((own.tail_ms, budget.max_latency_ms), (own.memory_mb, budget.max_memory_mb),
+                             (own.file_bytes / cost.MB, budget.max_size_mb)):
+            if limit is not None and value > limit:
+                return False
+    return True
+
+
+def fastest_within(plans: Sequence[CompressionPlan], drop_of: Callable[[CompressionPlan], float],
+                   max_drop: float) -> CompressionPlan:
+    """The fastest plan whose measured drop is at most `max_drop` points, by bisection over plans of rising latency.
+
+    drop_of builds and measures a plan, so it is called about log2(len(plans)) times. Raises AccuracyError where even
+    the slowest plan loses more.
+    """
+    low, high, best, least = 0, len(plans) - 1, None, float("inf")
+    while low <= high:
+        middle = (low + high) // 2
+        drop = drop_of(plans[middle])
+        least = min(least, drop)
+        if drop <= max_drop:
+            best, high = plans[middle], middle - 1
+        else:
+            low = middle + 1
+    if best is None:
+        raise AccuracyError(f"no plan stays within --max-drop {max_drop:g}: the best one tried loses {least:.2f} "
+                            "points; allow more, or recover longer with --effort thorough")
+    return best

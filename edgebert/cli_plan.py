@@ -1,0 +1,150 @@
+"""What fit-device and profiles print."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from edgebert.device import Budget, DeviceProfile, list_profiles, load_profile
+from edgebert.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgebert.cache import Cache
+    from edgebert.plan import CompressionPlan
+    from edgebert.request import FitRequest
+
+console = Console(highlight=False)
+
+
+def budget_text(budget: Budget) -> str:
+    parts = [(budget.max_latency_ms, f"latency {budget.percentile} <= {{:g}} ms"),
+             (budget.max_memory_mb, "memory <= {:g} MB"), (budget.max_size_mb, "file <= {:g} MB"),
+             (budget.max_drop, "drop <= {:g} points")]
+    return ", ".join(text.format(value) for value, text in parts if value is not None) or "no limits"
+
+
+def print_plan(plan: CompressionPlan) -> None:
+    """The plan as a table: one line a source layer."""
+    table = Table(title=f"Plan for {plan.profile}: {plan.runtime}, {plan.precision.name}, {plan.threads} thread(s), "
+                        f"{plan.length} tokens", title_justify="left")
+    for name in ("layer", "heads", "FFN neurons", "attention", "FFN"):
+        table.add_column(name, justify="left" if name == "layer" else "right")
+    kept = dict(zip(plan.subnet.kept, zip(plan.subnet.layers, plan.precision.layers)))
+    for index, whole in enumerate(plan.source.layers):
+        if index in kept:
+            spec, precision = kept[index]
+            table.add_row(str(index), f"{spec.heads}/{whole.heads}", f"{spec.ffn}/{whole.ffn}", precision.attention,
+                          precision.ffn)
+        else:
+            table.add_row(str(index), "dropped", "", "", "")
+    console.print(table)
+    own = plan.estimate
+    console.print(f"estimate on {plan.profile}: {own.text()} at {own.percentile}, {own.memory_mb:.0f} MB peak, "
+                  f"{own.file_bytes / 1e6:.1f} MB file, {own.macs / 1e6:.0f} M MACs, {own.params / 1e6:.1f} M parameters")
+    console.print(f"predicted error before recovery: {plan.predicted_error:.4f} "
+                  f"(optimal under the additive model; {plan.bound.solver} bound {plan.bound.dual:.4g})")
+
+
+def dry_run(device: DeviceProfile, budget: Budget, task: str | None, tables: Path | None, runtime: str,
+            threads: int | None, length: int | None, as_json: bool) -> None:
+    """Plans with stored error tables: those of a demo task, or a file."""
+    from edgebert.choice import choose_plan
+    from edgebert.demo import demo_tables
+    from edgebert.tables import ErrorTables
+
+    if tables is None and task is None:
+        raise UsageError("--dry-run plans with stored error tables: pass --tables FILE (a run leaves tables.json in "
+                         "its bundle), or a demo --task")
+    path = tables or demo_tables(task or "")
+    try:
+        stored = ErrorTables.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--tables {path}: cannot be read ({error})") from error
+    plan = choose_plan(stored, device, budget, runtime, threads or device.threads, length or stored.length)
+    if as_json:
+        print(plan.dumps(), end="")
+        return
+    console.print(f"budget: {budget_text(budget)}")
+    print_plan(plan)
+
+
+def run(request: FitRequest, cache: Cache, as_json: bool) -> None:
+    """A real run, and what came of it."""
+    from edgebert.progress import Reporter
+
+    reporter = Reporter()
+    reporter.say(f"edgebert fit-device for {request.profile.title}; budget: {budget_text(request.budget)}")
+    from edgebert.pipeline import fit_device
+
+    result = fit_device(request, cache, reporter)
+    if as_json:
+        print(result.evidence.dumps(), end="")
+        return
+    print_plan(result.plan)
+    scores = Table(title=f"{result.evidence.metric} on {result.evidence.task}, points", title_justify="left")
+    for name in ("", "dev", "test"):
+        scores.add_column(name, justify="right" if name else "left")
+    names = {"teacher": "teacher", "cut": "cut, before recovery", "student": "student (torch)"}
+    for model in result.evidence.models:
+        scores.add_row(names[model.role], f"{model.dev.points:.2f} +/- {model.dev.plus_minus:.2f}",
+                       f"{model.test.points:.2f} +/- {model.test.plus_minus:.2f}")
+    for file in result.evidence.files:
+        if file.test is not None:
+            scores.add_row(file.name, "", f"{file.test.points:.2f} +/- {file.test.plus_minus:.2f}")
+    console.print(scores)
+    proof = Table(title="Proof: the files against torch", title_justify="left")
+    for name in ("file", "check", "rows", "value", "bound"):
+        proof.add_column(name, justify="left" if name in ("file", "check") else "right")
+    for row in result.evidence.parity:
+        proof.add_row(row.file, row.name, str(row.rows), f"{row.value:.2g}", f"{row.bound:.2g}")
+    console.print(proof)
+    timed = Table(title="Timed on this machine, which is "
+                        f"{'the target' if result.evidence.host_is_target else 'not the target'}", title_justify="left")
+    for name in ("file", "MB", "p50 ms", "p90 ms", "of the teacher's int8 file", "peak MB"):
+        timed.add_column(name, justify="left" if name == "file" else "right")
+    whole = {file.format: file.timing.p50_ms for file in result.evidence.files if file.role == "teacher"}
+    for file in result.evidence.files:
+        timed.add_row(f"{file.role} {file.name}", f"{file.file_bytes / 1e6:.1f}", f"{file.timing.p50_ms:.2f}",
+                      f"{file.timing.p90_ms:.2f}", f"{file.timing.p50_ms / whole[file.format]:.2f}",
+                      f"{file.timing.peak_rss_mb:.0f}")
+    console.print(timed)
+    console.print(f"bundle: {result.bundle}   report: {result.bundle / 'report.html'}   "
+                  f"{sum(result.evidence.seconds.values()):.0f} s")
+
+
+def profiles(name: str | None, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if name is not None:
+        profile = load_profile(name)
+        if as_json:
+            print(json.dumps(asdict(profile), indent=1))
+            return
+        console.print(f"{profile.name}: {profile.title}, {profile.machine}, {', '.join(profile.isa)}")
+        for cluster in profile.clusters:
+            console.print(f"  {cluster.count} x {cluster.name} {cluster.ghz:g} GHz")
+        console.print(f"  {profile.ram_mb} MB, {profile.bandwidth_gbs:g} GB/s; default budget: "
+                      f"{budget_text(profile.budget)}; {profile.threads} thread(s)")
+        for threads, mask in profile.affinity:
+            console.print(f"  {threads} thread(s): cores {mask}")
+        table = Table("runtime", "precision", "threads", "known by", "error", "source")
+        for row in profile.rows:
+            table.add_row(row.runtime, row.precision, str(row.threads), row.provenance, f"{row.error_pct:g} %",
+                          row.source)
+        console.print(table)
+        for source in profile.sources:
+            console.print(f"  {source}")
+        return
+    found = [load_profile(each) for each in list_profiles()]
+    if as_json:
+        print(json.dumps([asdict(profile) for profile in found], indent=1))
+        return
+    table = Table("profile", "device", "default budget", "latencies are")
+    for profile in found:
+        table.add_row(profile.name, profile.title, budget_text(profile.budget),
+                      ", ".join(sorted({row.provenance for row in profile.rows})))
+    console.print(table)

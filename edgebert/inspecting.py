@@ -1,0 +1,83 @@
+"""What a model, plan, bundle or file is: shapes and counts, without torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from edgebert import cost
+from edgebert.errors import UsageError
+from edgebert.layout import layout_for, shape_of
+from edgebert.plan import CompressionPlan
+from edgebert.spec import EncoderShape, LayerSpec
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """kind: "checkpoint", "plan", "bundle", "onnx" or "tflite". macs: for one row of `length` tokens. files: bytes of
+    each model file. Shape, params and macs are None for a bare model file, which does not say."""
+
+    target: Path
+    kind: str
+    shape: EncoderShape | None
+    length: int
+    params: int | None
+    macs: int | None
+    files: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "target": str(self.target),
+                "shape": None if self.shape is None else self.shape.to_json()}
+
+
+def inspect(target: Path, length: int = 64) -> Inspection:
+    """Looks at a checkpoint folder, a bundle, a plan.json or a model file. Raises UsageError for anything else."""
+    target = Path(target)
+    if target.is_dir() and (target / "manifest.json").is_file():
+        plan = _plan(target / "plan.json")
+        files = {path.name: path.stat().st_size for path in sorted(target.glob("model*.*"))}
+        return _counted(target, "bundle", plan.shape, length, files)
+    if target.is_dir():
+        shape = _checkpoint_shape(target / "config.json")
+        return _counted(target, "checkpoint", shape, length,
+                        {path.name: path.stat().st_size for path in sorted(target.glob("*.safetensors"))})
+    if not target.is_file():
+        raise UsageError(f"{target}: no such file or folder")
+    if target.suffix in (".onnx", ".tflite"):
+        return Inspection(target, target.suffix[1:], None, length, None, None, {target.name: target.stat().st_size})
+    return _counted(target, "plan", _plan(target).shape, length, {})
+
+
+def _counted(target: Path, kind: str, shape: EncoderShape, length: int, files: dict[str, int]) -> Inspection:
+    if not 2 <= length <= shape.positions:
+        raise UsageError(f"--length {length}: this model takes 2 to {shape.positions} tokens")
+    return Inspection(target, kind, shape, length, cost.params(shape), cost.macs(shape, length), files)
+
+
+def _plan(path: Path) -> CompressionPlan:
+    try:
+        return CompressionPlan.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not a plan, nor a checkpoint folder, bundle, .onnx or .tflite") from error
+
+
+def _checkpoint_shape(path: Path) -> EncoderShape:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        kind = config["model_type"]
+    except FileNotFoundError as error:
+        raise UsageError(f"{path.parent}: neither a checkpoint (no config.json) nor a bundle") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: not a checkpoint's config ({error})") from error
+    labels = len(config.get("id2label") or {0: "", 1: ""})
+    try:
+        if kind == "edgebert":
+            layers = tuple(LayerSpec(h, f) for h, f in zip(config["layer_heads"], config["layer_ffn"], strict=True))
+            return EncoderShape(config["hidden_size"], config["head_dim"], config["vocab_size"],
+                                config["max_position_embeddings"], config["type_vocab_size"], labels, layers)
+        return shape_of(SimpleNamespace(**config), layout_for(kind), labels)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise UsageError(f"{path}: the config lacks or breaks {error}") from error

@@ -1,0 +1,131 @@
+"""Labels the operators of a converted file and makes their weights int8, block by block.
+
+The converter names tensors after Python modules and joins names when it fuses, so its names are not relied on. The
+matrices of one block all run after those of the block before, therefore the order of execution says to which block an
+operator belongs; the shapes are compared, and a file that does not agree is refused.
+
+Heavy libraries are imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from exporters.artifact import ExportError, Precision
+
+METADATA_NAME = "edgebert"
+"""Name of the flatbuffer metadata entry that holds the caller's values as JSON."""
+
+EMBEDDING, HEAD = "embedding", "head"
+Matrix = tuple[str, tuple[int, int]]  # scope such as "layer_3/ffn", weight shape (out, in)
+
+
+def label(model: bytes, matrices: Sequence[Matrix], table: tuple[int, int],
+          metadata: Mapping[str, str] | None = None) -> bytes:
+    """The same file with the output of every weight matrix named "<scope>/<number>/<signature>".
+
+    matrices: scope and shape of each weight matrix in the order in which the scopes run. table: shape [V, H] of the
+    word embedding. metadata: stored as JSON in the flatbuffer's metadata; runtimes ignore it.
+    Raises ExportError where the file does not hold exactly these matrices.
+    """
+    from ai_edge_litert import schema_py_generated as schema
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    tree = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
+    for signature in tree.signatureDefs:
+        graph = tree.subgraphs[signature.subgraphIndex]
+        key = signature.signatureKey.decode()
+        found = constant_operators(tree, graph, "FULLY_CONNECTED")
+        _check_order(key, matrices, [shape for _, shape in found])
+        for number, ((operator, _), (scope, _)) in enumerate(zip(found, matrices, strict=True)):
+            graph.tensors[operator.outputs[0]].name = f"{scope}/{number}/{key}".encode()
+        lookups = [op for op, shape in constant_operators(tree, graph, "EMBEDDING_LOOKUP") if shape == table]
+        if not lookups:
+            raise ExportError(f"the converted file has no word embedding of shape {list(table)} in {key}; "
+                              f"export with --runtime onnx and report the versions of litert-torch and edgebert")
+        for number, operator in enumerate(lookups):
+            graph.tensors[operator.outputs[0]].name = f"{EMBEDDING}/{number}/{key}".encode()
+    if metadata:
+        content = schema.BufferT()
+        content.data = list(json.dumps(dict(metadata), sort_keys=True).encode())
+        tree.buffers.append(content)
+        entry = schema.MetadataT()
+        entry.name, entry.buffer = METADATA_NAME.encode(), len(tree.buffers) - 1
+        tree.metadata = [*(tree.metadata or []), entry]
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(tree))
+
+
+def quantize(model: bytes, precision: Precision, compat: str | None = None) -> bytes:
+    """A labelled file with the int8 blocks of `precision` quantised, symmetric, one scale per output channel.
+
+    compat None: dynamic, that is inputs are quantised at run time and multiplied as int8. compat "2.14": weight-only,
+    that is weights are stored as int8 and multiplied as float, because tflite-runtime 2.14.0 returns zeros for dynamic
+    int8 with one scale per channel.
+    """
+    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager
+
+    recipe = recipe_manager.RecipeManager()
+    add = recipe.add_dynamic_config if compat is None else recipe.add_weight_only_config
+    scopes = int8_scopes(precision)
+    matmul, lookup = qtyping.TFLOperationName.FULLY_CONNECTED, qtyping.TFLOperationName.EMBEDDING_LOOKUP
+    for operation, names in ((matmul, [s for s in scopes if s != EMBEDDING]), (lookup, [s for s in scopes if s == EMBEDDING])):
+        if names:
+            add(f"^({'|'.join(names)})/[0-9]+/", operation, 8)
+    if not scopes:
+        recipe.add_quantization_config(".*", matmul, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
+    work = quantizer.Quantizer(bytearray(model), recipe.get_quantization_recipe())
+    return bytes(work.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model)
+
+
+def int8_scopes(precision: Precision) -> list[str]:
+    """Scopes whose weights become int8."""
+    scopes = [f"layer_{index}/{part}" for index, layer in enumerate(precision.layers)
+              for part in ("attention", "ffn") if getattr(layer, part) == "int8"]
+    return scopes + [scope for scope, value in ((EMBEDDING, precision.embedding), (HEAD, precision.head))
+                     if value == "int8"]
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The values that `label` stored in the file; empty where there are none."""
+    from ai_edge_litert.tools import flatbuffer_utils
+
+    tree = flatbuffer_utils.read_model_from_bytearray(bytearray(path.read_bytes()))
+    for entry in tree.metadata or []:
+        if entry.name == METADATA_NAME.encode():
+            return json.loads(bytes(bytearray(tree.buffers[entry.buffer].data)))
+    return {}
+
+
+def constant_operators(tree: Any, graph: Any, name: str) -> list[tuple[Any, tuple[int, ...]]]:
+    """(operator, weight shape) of the operators of one kind whose weights are stored in the file, in the order in
+    which they run. tree, graph: object API ModelT and SubGraphT."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    wanted, found = getattr(schema.BuiltinOperator, name), []
+    for operator in graph.operators:
+        code = tree.operatorCodes[operator.opcodeIndex]
+        if max(code.builtinCode, code.deprecatedBuiltinCode) != wanted:
+            continue
+        weight = graph.tensors[operator.inputs[1]]
+        data = tree.buffers[weight.buffer].data
+        if data is not None and len(data):
+            found.append((operator, tuple(int(size) for size in weight.shape)))
+    return found
+
+
+def _check_order(key: str, matrices: Sequence[Matrix], found: Sequence[tuple[int, ...]]) -> None:
+    """Raises ExportError unless `found` holds the shapes of `matrices`, scope after scope."""
+    by_scope: dict[str, list[tuple[int, ...]]] = {}
+    for (scope, _), shape in zip(matrices, found):
+        by_scope.setdefault(scope, []).append(shape)
+    expected: dict[str, list[tuple[int, ...]]] = {}
+    for scope, shape in matrices:
+        expected.setdefault(scope, []).append(shape)
+    wrong = [scope for scope in expected if sorted(by_scope.get(scope, [])) != sorted(expected[scope])]
+    if wrong or len(found) != len(matrices):
+        raise ExportError(f"the converted file has {len(found)} weight matrices in {key} where {len(matrices)} were "
+                          f"expected (first difference in {wrong[0] if wrong else 'the count'}); "
+                          f"export with --runtime onnx and report the versions of litert-torch and edgebert")
