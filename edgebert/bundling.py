@@ -25,6 +25,8 @@ from edgebert.train.teacher import logits_of
 from exporters.parity import logits_of as file_logits
 
 GOLDEN_ROWS = 16
+OTHER_CPU = 1e-4
+"""Relative RMSE that fp32 files may differ by on another processor, whose products are summed in another order."""
 
 
 def write_bundle(request: FitRequest, plan: CompressionPlan, student: Encoder, material: Material,
@@ -89,7 +91,9 @@ def _golden(student: Encoder, material: Material, proof: Proof) -> str:
     pairs = material.data.test.pairs
     pad = ((0, 0), (0, length - rows.ids.shape[1]))
     types = None if rows.types is None else np.pad(rows.types, pad)
-    bounds = {row.file: row.bound for row in proof.rows if "rmse" in row.name.lower()}
+    shipped = {artifact.path.name for artifact in proof.artifacts}
+    bounds = {row.file: max(row.bound, OTHER_CPU) for row in proof.rows
+              if row.file in shipped and row.name == "logits, right padding"}
     return bundle.golden([texts[i] for i in index], None if pairs is None else [pairs[i] for i in index],
                          np.pad(rows.ids, pad), np.pad(rows.mask, pad), types, logits_of(student, rows), bounds)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,6 +30,7 @@ PALETTE = {
     "warn": ("#a8480b", "#f0a062"),
 }
 _LIGHT = {role: light for role, (light, _) in PALETTE.items()}
+_NOT_NEEDED = r"clip-path|xmlns(?::\w+)?|font-family|role|aria-[a-z]+|class|pointer-events"
 PRECISION_ROLES = {"int8": "accent", "fp32": "second"}
 
 
@@ -89,7 +90,8 @@ def front_chart(points: Sequence[Point], chosen: Point, budget_ms: float | None,
         import altair as alt
 
         def x(field: str) -> alt.X:
-            return alt.X(field, type="quantitative", title=latency_title, scale=alt.Scale(domain=[0, right], nice=False),
+            return alt.X(field, type="quantitative", title=latency_title,
+                         scale=alt.Scale(domain=[0, right], nice=False),
                          axis=alt.Axis(grid=False, tickCount=width // 90))
 
         scale, ticks = _error_axis([p.error for p in every])
@@ -104,8 +106,8 @@ def front_chart(points: Sequence[Point], chosen: Point, budget_ms: float | None,
                                        strokeWidth=1.5).encode(x=x("latency_ms"), y=y),
             alt.Chart(mark).mark_point(filled=True, color=_LIGHT["accent"], size=130, opacity=1).encode(
                 x=x("latency_ms"), y=y),
-            alt.Chart(mark).mark_text(align="right" if below else "left", dx=-9 if below else 10, dy=12 if below else -10,
-                                      color=_LIGHT["accent"], fontWeight="bold",
+            alt.Chart(mark).mark_text(align="right" if below else "left", dx=-9 if below else 10,
+                                      dy=12 if below else -10, color=_LIGHT["accent"], fontWeight="bold",
                                       text=f"chosen, {chosen.latency_ms:.3g} ms").encode(x=x("latency_ms"), y=y)]
         if limit is not None:
             rule = alt.Chart(alt.Data(values=[{"limit": limit}]))
@@ -183,13 +185,14 @@ def latency_chart(files: Sequence[Samples]) -> str:
         counts = [0] * 161
         for sample in file.samples_ns:
             counts[min(int(sample / 1e6 / width_ms), 160)] += 1
-        peak, base = max(counts[:160]) or 1, row + 0.92
-        areas += [{"row": row, "ms": i * width_ms, "top": base - 0.5 * counts[i] / peak, "base": base,
+        peak, base = max(counts[:160]) or 1, row + 0.88
+        areas += [{"row": row, "ms": i * width_ms, "top": base - 0.4 * counts[i] / peak, "base": base,
                    "colour": _LIGHT[role]} for i in range(160) if i in (0, 159) or counts[i] != counts[i - 1]]
-        marks += [{"ms": ms, "top": base - height, "base": base + 0.04}
-                  for ms, height in ((file.p50_ms, 0.5), (file.p90_ms, 0.26))]
+        marks += [{"ms": ms, "top": base + 0.02, "base": base + depth}
+                  for ms, depth in ((file.p50_ms, 0.12), (file.p90_ms, 0.07))]
         beyond = f", {counts[160]} beyond the axis" if counts[160] else ""
-        names.append({"y": row + 0.22, "title": file.title, "note": f"{len(file.samples_ns)} runs{beyond}",
+        names.append({"high": row + 0.14, "low": row + 0.36, "title": file.title,
+                      "note": f"{len(file.samples_ns)} runs{beyond}",
                       "numbers": f"p50 {_ms(file.p50_ms)}, p90 {_ms(file.p90_ms)}"})
 
     def build(width: int) -> alt.Chart:
@@ -204,42 +207,18 @@ def latency_chart(files: Sequence[Samples]) -> str:
             x=x, y=y, y2=y2, color=colour, detail="row:N")
         rules = alt.Chart(alt.Data(values=marks)).mark_rule(color=_LIGHT["ink"], strokeWidth=1.5).encode(
             x=x, y=y, y2=y2)
-        text = alt.Chart(alt.Data(values=names)).encode(y=alt.Y("y:Q", axis=None, scale=y_scale))
-        inner = width - 24
-        layers = [area, rules,
-                  text.mark_text(align="left", color=_LIGHT["ink"], limit=inner * (0.5 if width == WIDE else 0.58))
-                  .encode(x=alt.value(0), text="title:N"),
-                  text.mark_text(align="right", color=_LIGHT["ink"]).encode(x=alt.value(inner), text="numbers:N")]
-        if width == WIDE:
-            layers.append(text.mark_text(align="right", color=_LIGHT["muted"], fontSize=11, limit=inner * 0.3).encode(
-                x=alt.value(inner - 165), text="note:N"))
-        return alt.layer(*layers).properties(width=inner, height=64 * len(files))
+        inner, wide = width - 24, width == WIDE
 
-    return _draw(build, label)
+        def text(field: str, colour: str, at: str = "high", place: float = 0) -> alt.Chart:
+            return alt.Chart(alt.Data(values=names)).mark_text(
+                align="right" if place else "left", color=_LIGHT[colour], limit=inner * (0.5 if wide else 1)).encode(
+                y=alt.Y(f"{at}:Q", axis=None, scale=y_scale), x=alt.value(place), text=f"{field}:N")
 
-
-def stages_chart(seconds: Mapping[str, float], written: Callable[[float], str]) -> str:
-    """Wall time of each stage as bars; stages of 0 seconds are marked as taken from the cache.
-
-    written: seconds -> text beside a bar.
-    """
-    longest = max([*seconds.values(), 1e-9])
-    rows = [{"stage": name, "seconds": value, "text": written(value) if value else "from the cache",
-             "colour": _LIGHT["ink" if value else "muted"]} for name, value in seconds.items()]
-    label = "; ".join(f"{row['stage']} {row['text']}" for row in rows)
-
-    def build(width: int) -> alt.Chart:
-        import altair as alt
-
-        base = alt.Chart(alt.Data(values=rows)).encode(
-            y=alt.Y("stage:N", sort=None, title=None, scale=alt.Scale(paddingInner=0.45),
-                    axis=alt.Axis(domain=False, ticks=False, labelLimit=150, labelColor=_LIGHT["ink"],
-                                  minExtent=min(150, 8 * max(map(len, seconds))))),
-            x=alt.X("seconds:Q", axis=None, scale=alt.Scale(domain=[0, longest * 1.4], nice=False)))
-        return alt.layer(
-            base.mark_bar(color=_LIGHT["baseline"]),
-            base.mark_text(align="left", dx=6).encode(text="text:N", color=alt.Color("colour:N", scale=None)),
-        ).properties(width=width - 20 - min(150, 8 * max(map(len, seconds))), height=24 * len(rows))
+        layers = [area, rules, text("title", "ink"),
+                  text("numbers", "ink", place=inner) if wide else text("numbers", "muted", "low")]
+        if wide:
+            layers.append(text("note", "muted", place=inner - 180))
+        return alt.layer(*layers).properties(width=inner, height=(64 if wide else 84) * len(files))
 
     return _draw(build, label)
 
@@ -264,7 +243,7 @@ def _embedded(svg: str, classes: str, label: str) -> str:
     if box is None or size is None:
         raise ValueError("the converter gave an SVG without a size")
     inner = re.sub(r"<clipPath.*?</clipPath>", "", inner, flags=re.S)
-    inner = re.sub(r' (?:clip-path|xmlns(?::\w+)?|font-family|role|aria-[a-z]+|class|pointer-events)="[^"]*"', "", inner)
+    inner = re.sub(rf' (?:{_NOT_NEEDED})="[^"]*"', "", inner)
     return (f'<svg class="{classes}" role="img" aria-label="{escape(label)}" viewBox="{box[1]}" '
             f'width="{size[1]}">{inner}')
 
@@ -275,7 +254,7 @@ def _config() -> dict[str, Any]:
             "padding": {"left": 2, "right": 8, "top": 4, "bottom": 2},
             "axis": {"labelColor": muted, "titleColor": muted, "titleFontWeight": "normal", "titleFontSize": 12,
                      "labelFontSize": 12, "gridColor": line, "domainColor": line, "tickColor": line,
-                     "titlePadding": 8}}
+                     "titlePadding": 8, "labelFlush": False}}
 
 
 def _bar(layer: int, start: float, stop: float, role: str | None) -> dict[str, Any]:

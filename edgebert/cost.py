@@ -20,12 +20,12 @@ MB = 1e6
 _ATTENTION_OPS, _FFN_OPS, _EMBEDDING_OPS, _HEAD_OPS = 20, 8, 8, 4
 _TRUST = ("measured", "derived", "guessed")
 
-# Bytes a file spends besides weights: graph nodes and names, by format: (whole file, each layer), fp32 and int8 graphs.
-_GRAPH_BYTES = {("onnx", "fp32"): (3000, 3000), ("onnx", "int8"): (3000, 3000),
-                ("tflite", "fp32"): (3000, 3000), ("tflite", "int8"): (3000, 3000)}
-# Bytes of quantisation parameters per output channel of an int8 matrix: ONNX keeps an fp32 scale and an int8 zero
-# point, TFLite an fp32 scale and an int64 zero point.
-_CHANNEL_BYTES = {"onnx": 5, "tflite": 12}
+# Bytes a file spends on graph nodes and names: (whole file, each layer). A TFLite file repeats them, and the
+# quantisation parameters, in the signature of every length.
+_GRAPH_BYTES = {("onnx", "fp32"): (500, 2800), ("onnx", "int8"): (2400, 6200),
+                ("tflite", "fp32"): (3100, 8400), ("tflite", "int8"): (6700, 8200)}
+# Quantisation parameters per output channel of an int8 matrix: an fp32 scale, in TFLite an int64 zero point too.
+_CHANNEL_BYTES = {"onnx": 4, "tflite": 12}
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Block:
     inner: FFN activations. stream: activations as wide as the model that norms, residuals, transposes and
     quantisation read. weights: elements of weight matrices that are read as a whole; table: elements of the word
     embedding, of which single rows are read. channels: quantisation groups of weights and table. floats: parameters
-    that stay fp32 (biases, norms, positions). ops: graph operations. arena: activations alive at once.
+    that stay fp32 (biases, norms, positions). constants: fp32 numbers a file holds besides, less the biases that
+    exporters fold away. ops: graph operations. arena: activations alive at once.
     """
 
     macs: int
@@ -48,6 +49,7 @@ class Block:
     table: int
     channels: int
     floats: int
+    constants: int
     ops: int
     arena: int
 
@@ -60,7 +62,8 @@ def attention_block(shape: EncoderShape, heads: int, length: int, last: bool = F
     """Projections, attention, residual and norm of a layer with that many heads; `last`: for token 0 alone."""
     inner, hidden = heads * shape.head_dim, shape.hidden
     common = {"inner": 0, "weights": 4 * hidden * inner, "table": 0, "channels": 3 * inner + hidden,
-              "floats": 3 * inner + hidden + 2 * hidden, "ops": _ATTENTION_OPS}
+              "floats": 3 * inner + hidden + 2 * hidden, "ops": _ATTENTION_OPS,
+              "constants": heads * inner - 2 * inner if last else -2 * inner}
     if last:
         return Block(macs=2 * hidden * inner + 2 * heads * hidden * inner, score_macs=2 * heads * hidden * length,
                      scores=heads * length, stream=2 * hidden * length + 4 * hidden + 3 * heads * inner,
@@ -76,7 +79,7 @@ def ffn_block(shape: EncoderShape, neurons: int, length: int, last: bool = False
     return Block(
         macs=2 * hidden * neurons * tokens, score_macs=0, scores=0, inner=neurons * tokens, stream=4 * hidden * tokens,
         weights=2 * hidden * neurons, table=0, channels=neurons + hidden, floats=neurons + hidden + 2 * hidden,
-        ops=_FFN_OPS, arena=(hidden + 2 * neurons) * tokens)
+        constants=0, ops=_FFN_OPS, arena=(hidden + 2 * neurons) * tokens)
 
 
 def embedding_block(shape: EncoderShape, length: int) -> Block:
@@ -84,7 +87,7 @@ def embedding_block(shape: EncoderShape, length: int) -> Block:
     hidden = shape.hidden
     return Block(macs=0, score_macs=0, scores=0, inner=0, stream=4 * hidden * length, weights=0,
                  table=shape.vocab * hidden, channels=shape.vocab,
-                 floats=(shape.positions + shape.token_types) * hidden + 2 * hidden, ops=_EMBEDDING_OPS,
+                 floats=(shape.positions + shape.token_types) * hidden + 2 * hidden, constants=0, ops=_EMBEDDING_OPS,
                  arena=3 * hidden * length)
 
 
@@ -93,7 +96,7 @@ def head_block(shape: EncoderShape) -> Block:
     hidden, labels = shape.hidden, shape.labels
     return Block(macs=hidden * (hidden + labels), score_macs=0, scores=0, inner=0, stream=2 * hidden + labels,
                  weights=hidden * (hidden + labels), table=0, channels=hidden + labels, floats=hidden + labels,
-                 ops=_HEAD_OPS, arena=2 * hidden + labels)
+                 constants=0, ops=_HEAD_OPS, arena=2 * hidden + labels)
 
 
 def blocks(shape: EncoderShape, precision: Precision, length: int) -> list[tuple[Block, str]]:
@@ -127,29 +130,25 @@ def block_latency_ms(block: Block, row: CostRow) -> float:
         + row.ns_per_inner * block.inner + row.ns_per_stream * block.stream + row.ns_per_weight_byte * weight_bytes)
 
 
-def block_bytes(block: Block, precision: str, runtime: str) -> int:
+def block_bytes(block: Block, precision: str, runtime: str, signatures: int = 1) -> int:
     """Bytes of the block's parameters in a file: 4 a weight in fp32; in int8 one a weight and its channels' scales."""
-    matrix = block.weights + block.table
-    stored = 4 * matrix if precision == "fp32" else matrix + _CHANNEL_BYTES[runtime] * block.channels
-    return stored + 4 * block.floats
+    matrix, copies = block.weights + block.table, signatures if runtime == "tflite" else 1
+    stored = 4 * matrix if precision == "fp32" else matrix + _CHANNEL_BYTES[runtime] * copies * block.channels
+    return stored + 4 * (block.floats + block.constants)
 
 
-def layer_graph_bytes(runtime: str, precision: str) -> int:
-    """Bytes a layer's nodes take in a file, beside its parameters; half of it each for attention and FFN."""
-    return _GRAPH_BYTES[runtime, precision][1]
+def graph_bytes(runtime: str, precision: str, signatures: int = 1) -> tuple[int, int]:
+    """Bytes of nodes and names in a file: (its frame with embedding and head, each block of a layer)."""
+    frame, layer = _GRAPH_BYTES[runtime, precision]
+    copies = signatures if runtime == "tflite" else 1
+    return frame * copies, layer * copies // 2
 
 
-def file_graph_bytes(runtime: str, precision: str) -> int:
-    """Bytes of the file's frame: inputs, outputs, embedding and head nodes, metadata."""
-    return _GRAPH_BYTES[runtime, precision][0]
-
-
-def block_memory_mb(block: Block, row: CostRow) -> float:
-    """Megabytes the block's parameters take in a running process, at its peak."""
-    table = replace(block, weights=0, floats=0, channels=block.channels if block.table else 0)
-    table_bytes = block_bytes(table, row.precision, row.runtime) if block.table else 0
-    other_bytes = block_bytes(block, row.precision, row.runtime) - table_bytes
-    return (row.weight_copies * other_bytes + row.table_copies * table_bytes) / MB
+def block_memory_mb(block: Block, row: CostRow, signatures: int = 1) -> float:
+    """Megabytes the block's parameters take in a running process, at its peak. Word embeddings count apart, because a
+    runtime may leave them in the mapped file and touch single rows."""
+    copies = row.table_copies if block.table else row.weight_copies
+    return copies * block_bytes(block, row.precision, row.runtime, signatures) / MB
 
 
 def arena_mb(block: Block) -> float:
@@ -157,10 +156,11 @@ def arena_mb(block: Block) -> float:
     return 4 * block.arena / MB
 
 
-def file_shape(shape: EncoderShape, length: int) -> EncoderShape:
-    """The shape a file for at most `length` tokens holds: its position table is cut to that many rows."""
-    return EncoderShape(shape.hidden, shape.head_dim, shape.vocab, min(shape.positions, length), shape.token_types,
-                        shape.labels, shape.layers)
+def file_shape(shape: EncoderShape, length: int, runtime: str, signatures: int = 1) -> EncoderShape:
+    """The shape a file for at most `length` tokens holds: the position table is cut to that many rows. In TFLite every
+    signature has rows of its own; its lengths are taken to be length, length / 2, length / 4 and so on."""
+    rows = sum(max(1, length >> i) for i in range(signatures if runtime == "tflite" else 1))
+    return replace(shape, positions=rows)
 
 
 @dataclass(frozen=True)
@@ -189,26 +189,29 @@ class Estimate:
 
 
 def estimate(shape: EncoderShape, precision: Precision, profile: DeviceProfile, runtime: str, threads: int,
-             length: int, percentile: str = "p90") -> Estimate:
+             length: int, percentile: str = "p90", signatures: int = 1) -> Estimate:
     """Predicted cost of the exported file on that device.
 
+    length: the longest input, which the latency is for. signatures: how many lengths a TFLite file serves, each half
+    of the next.
     Raises UsageError where the profile lacks a cost row for a precision in use, or length exceeds the positions.
     """
     if not 1 <= length <= shape.positions:
         raise UsageError(f"length {length} is outside 1 to {shape.positions}, the positions the model was made with")
-    cut = file_shape(shape, length)
-    parts = [(block, profile.row(runtime, kind, threads)) for block, kind in blocks(cut, precision, length)]
+    parts = [(block, profile.row(runtime, kind, threads))
+             for block, kind in blocks(file_shape(shape, length, runtime, signatures), precision, length)]
     used = {row.key: row for _, row in parts}.values()
     base = parts[0][1]
     latency = base.base_us / 1e3 + sum(block_latency_ms(block, row) for block, row in parts)
-    weights = sum(block_memory_mb(block, row) for block, row in parts)
-    size = file_graph_bytes(runtime, precision.embedding) + sum(
-        block_bytes(block, row.precision, runtime) for block, row in parts)
-    size += sum(layer_graph_bytes(runtime, kind) // 2 for layer in precision.layers
-                for kind in (layer.attention, layer.ffn))
+    frame_bytes, _ = graph_bytes(runtime, precision.embedding, signatures)
+    layer_bytes = sum(graph_bytes(runtime, kind, signatures)[1] for layer in precision.layers
+                      for kind in (layer.attention, layer.ffn))
     return Estimate(
         latency_ms=latency, percentile=percentile, tail_ms=latency * profile.tail(percentile),
         error_pct=max(row.error_pct for row in used),
-        memory_mb=base.runtime_mb + weights + max(arena_mb(block) for block, _ in parts), file_bytes=size,
+        memory_mb=(base.runtime_mb + sum(block_memory_mb(block, row, signatures) for block, row in parts)
+                   + max(arena_mb(block) for block, _ in parts)),
+        file_bytes=frame_bytes + layer_bytes + sum(block_bytes(block, row.precision, runtime, signatures)
+                                                   for block, row in parts),
         macs=macs(shape, length), params=params(shape),
         provenance=max((row.provenance for row in used), key=_TRUST.index))

@@ -63,7 +63,7 @@ class FileEvidence:
 
 @dataclass(frozen=True)
 class ParityRow:
-    """One proof. value must not exceed bound."""
+    """One check of a file. detail says what value and bound are."""
 
     file: str
     name: str

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 RUNTIME_NAMES = {"onnx": "ONNX Runtime", "tflite": "LiteRT"}
-ROLE_NAMES = {"teacher": "teacher", "cut": "cut, before recovery", "student": "student, after recovery"}
+ROLE_NAMES = {"teacher": "teacher", "cut": "as cut, before recovery", "student": "student, after recovery"}
+METRIC_TYPES = {"macro_f1": "f1"}  # our name -> the Hub's
 LONGEST_EXAMPLE = 280
 LEVEL = 0.05
 
@@ -43,27 +44,30 @@ class Versus(NamedTuple):
 
 
 class BudgetRow(NamedTuple):
-    """One line of the budget table. fits: None where there is no limit or the figure does not answer it."""
+    """One line of the budget table. measured: (figure, what it is of, fits). fits: None where there is no limit or the
+    figure does not answer it."""
 
     name: str
     limit: str
     estimate: str
     estimate_fits: bool | None
-    measured: tuple[tuple[str, str], ...]
-    measured_fits: bool | None
+    measured: tuple[tuple[str, str, bool | None], ...]
 
 
-def render_report(evidence: Evidence, plan: CompressionPlan, profile: DeviceProfile | None) -> str:
-    """report.html: one page that loads nothing from anywhere."""
+def render_report(evidence: Evidence, plan: CompressionPlan, profile: DeviceProfile | None,
+                  command: str | None = None) -> str:
+    """report.html: one page that loads nothing from anywhere. command: what made the bundle; without it the plan's
+    provenance is asked for one."""
     device = profile.title if profile else plan.profile
     best = primary(evidence, plan)
     return _environment(html=True).get_template("report.html.j2").render(
-        evidence=evidence, plan=plan, device=device, best=best, headline=headline(best), versus=_versus_all(evidence),
+        evidence=evidence, plan=plan, device=device, best=best, headline=headline(best), versus=[versus(evidence, file) for file in _students(evidence)],
         teacher=evidence.model("teacher"), student=evidence.model("student"), host_name=_host_name(evidence),
         host=host_rows(evidence.host), budget=budget_rows(evidence, plan), warnings=warnings(evidence),
         css=f"{charts.palette_css()}\n{(TEMPLATES / 'report.css').read_text(encoding='utf-8')}",
         pictures=_pictures(evidence, plan, device), role_names=ROLE_NAMES, runtime_names=RUNTIME_NAMES,
-        precision_roles=charts.PRECISION_ROLES, longest=LONGEST_EXAMPLE)
+        precision_roles=charts.PRECISION_ROLES, longest=LONGEST_EXAMPLE,
+        command=command or plan.provenance.get("command"))
 
 
 def render_bundle_readme(evidence: Evidence, plan: CompressionPlan, profile: DeviceProfile | None,
@@ -71,13 +75,16 @@ def render_bundle_readme(evidence: Evidence, plan: CompressionPlan, profile: Dev
     """README.md of the bundle: what is in it, how to check it, how to run it. command: what made the bundle."""
     files = {form: [file for file in _students(evidence) if file.format == form] for form in RUNTIME_NAMES}
     return _environment().get_template("bundle_readme.md.j2").render(
-        **_markdown_values(evidence, plan, profile), files=files, command=command)
+        **_markdown_values(evidence, plan, profile), files=files, command=command,
+        compat=any("_compat" in file.name for file in files["tflite"]),
+        int8=any(file.precision != "fp32" for file in files["tflite"]),
+        text=evidence.examples[0][0][:LONGEST_EXAMPLE] if evidence.examples else "hello")
 
 
 def render_model_card(evidence: Evidence, plan: CompressionPlan, profile: DeviceProfile | None) -> str:
     """MODEL_CARD.md: a Hugging Face model card. It names no licence: that of the teacher and the data applies."""
     return _environment().get_template("model_card.md.j2").render(
-        **_markdown_values(evidence, plan, profile), metric_type={"macro_f1": "f1"}.get(evidence.metric, evidence.metric),
+        **_markdown_values(evidence, plan, profile), metric_type=METRIC_TYPES.get(evidence.metric, evidence.metric),
         formats=sorted({file.format for file in _students(evidence)}))
 
 
@@ -99,46 +106,44 @@ def primary(evidence: Evidence, plan: CompressionPlan) -> Versus:
         file.format != plan.runtime, file.precision != plan.precision.name, file.timing.p50_ms)))
 
 
-def headline(best: Versus) -> str:
-    """What was made, in one sentence."""
+def headline(best: Versus, place: str = "this machine") -> str:
+    """What was made, in one sentence. place: what to call the machine that timed the files."""
     where = "" if best.drop is None else (
         "level with it" if abs(best.drop) < LEVEL else
         f"{abs(best.drop):.1f} points {'below' if best.drop > 0 else 'above'} it") + " on the test split"
     if best.smaller is None or best.faster is None or best.teacher is None:
-        sentence = f"{_mb(best.file.file_bytes)} and {_ms(best.file.timing.p50_ms)} a call on this machine"
+        sentence = f"{_mb(best.file.file_bytes / MB)} and {_ms(best.file.timing.p50_ms)} a call on {place}"
         return f"{sentence}; {where.replace(' it ', ' the teacher ')}" if where else sentence
     ratios = f"{_times(best.smaller, 'smaller', 'larger')}, {_times(best.faster, 'faster', 'slower')}"
-    return f"{ratios} than the teacher’s own {best.teacher.precision} file on this machine" + (where and f", {where}")
+    return f"{ratios} than the teacher’s own {best.teacher.precision} file on {place}" + (where and f", {where}")
 
 
 def budget_rows(evidence: Evidence, plan: CompressionPlan) -> tuple[BudgetRow, ...]:
     """Budget beside estimate beside measurement. Timings answer the budget only where the host is the target."""
-    budget, estimate, files = plan.budget, plan.estimate, _students(evidence)
-    at_host = evidence.host_is_target
-
-    def of(figure: Any) -> tuple[tuple[str, str], ...]:
-        return tuple((figure(file), file.name) for file in files)
-
-    slow = max(getattr(file.timing, f"{budget.percentile}_ms") for file in files)
+    budget, estimate = plan.budget, plan.estimate
     drop = evidence.model("teacher").dev.points - evidence.model("student").dev.points
-    none = "no limit"
+
+    def of(value: Callable[[FileEvidence], float], written: Callable[[float], str], limit: float | None,
+           answers: bool) -> tuple[tuple[str, str, bool | None], ...]:
+        return tuple((written(value(file)), file.name, _fits(value(file), limit) if answers else None)
+                     for file in _students(evidence))
+
+    def row(name: str, limit: float | None, unit: Callable[[float], str], written: str, figure: float | None,
+            measured: tuple[tuple[str, str, bool | None], ...]) -> BudgetRow:
+        return BudgetRow(name, "no limit" if limit is None else unit(limit), written,
+                         None if figure is None else _fits(figure, limit), measured)
+
+    latency, memory, size = budget.max_latency_ms, budget.max_memory_mb, budget.max_size_mb
     return (
-        BudgetRow(f"latency, {budget.percentile}", none if budget.max_latency_ms is None else _ms(budget.max_latency_ms),
-                  _typeset(estimate.text()), _fits(estimate.tail_ms, budget.max_latency_ms),
-                  of(lambda f: _ms(getattr(f.timing, f"{budget.percentile}_ms"))),
-                  _fits(slow, budget.max_latency_ms) if at_host else None),
-        BudgetRow("peak memory", none if budget.max_memory_mb is None else f"{budget.max_memory_mb:g} MB",
-                  f"~{estimate.memory_mb:.0f} MB", _fits(estimate.memory_mb, budget.max_memory_mb),
-                  of(lambda f: f"{f.timing.peak_rss_mb:.0f} MB"),
-                  _fits(max(f.timing.peak_rss_mb for f in files), budget.max_memory_mb) if at_host else None),
-        BudgetRow("file size", none if budget.max_size_mb is None else f"{budget.max_size_mb:g} MB",
-                  f"~{_mb(estimate.file_bytes)}", _fits(estimate.file_bytes / MB, budget.max_size_mb),
-                  of(lambda f: _mb(f.file_bytes)),
-                  _fits(max(f.file_bytes for f in files) / MB, budget.max_size_mb)),
-        BudgetRow(f"{_words(evidence.metric)} drop", none if budget.max_drop is None else f"{budget.max_drop:g} points",
-                  f"predicted error {plan.predicted_error:.3g}", None,
-                  ((f"{_signed(drop)} points" if drop else "0.00 points", "dev split, student against teacher"),),
-                  _fits(drop, budget.max_drop)))
+        row(f"latency, {budget.percentile}", latency, _ms, _typeset(estimate.text()), estimate.tail_ms,
+            of(lambda f: getattr(f.timing, f"{budget.percentile}_ms"), _ms, latency, evidence.host_is_target)),
+        row("peak memory", memory, _mb, f"~{_mb(estimate.memory_mb)}", estimate.memory_mb,
+            of(lambda f: f.timing.peak_rss_mb, _mb, memory, evidence.host_is_target)),
+        row("file size", size, _mb, f"~{_mb(estimate.file_bytes / MB)}", estimate.file_bytes / MB,
+            of(lambda f: f.file_bytes / MB, _mb, size, True)),
+        row(f"{_words(evidence.metric)} drop", budget.max_drop, lambda points: f"{points:.1f} points",
+            f"predicted error {plan.predicted_error:.3g} nats, before recovery", None,
+            ((f"{_signed(drop)} points", "torch student below teacher, dev split", _fits(drop, budget.max_drop)),)))
 
 
 def warnings(evidence: Evidence) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -146,28 +151,24 @@ def warnings(evidence: Evidence) -> tuple[tuple[str, tuple[str, ...]], ...]:
     found: dict[str, tuple[str, ...]] = {}
     for file in evidence.files:
         for text in file.timing.warnings:
-            found[text] = (*found.get(text, ()), file.name)
+            found[text] = (*found.get(text, ()), _file_title(file))
     return (*found.items(), *((note, ()) for note in evidence.notes))
 
 
 def host_rows(host: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """The machine's facts as (name, text), without those it did not tell. Keys ending in _bytes are shown in GB."""
-    rows = []
-    for key, value in host.items():
-        text = _fact(key, value)
-        if text:
-            rows.append((_words(key.removesuffix("_bytes")), text))
-    return tuple(rows)
+    told = ((key, _cores(value) if key == "core_facts" else _fact(key, value)) for key, value in host.items())
+    return tuple(("core clocks" if key == "core_facts" else _words(key.removesuffix("_bytes")), text)
+                 for key, text in told if text)
 
 
 def _pictures(evidence: Evidence, plan: CompressionPlan, device: str) -> dict[str, str]:
     """The page's charts by name; "front" is absent where the run made no front."""
     estimate = plan.estimate
     tail = estimate.tail_ms / estimate.latency_ms
-    made = {"layers": charts.layers_chart(layer_rows(plan)), "stages": charts.stages_chart(evidence.seconds, _duration),
-            "latency": charts.latency_chart([charts.Samples(
-                f"{file.name} (teacher)" if file.role == "teacher" else file.name, file.role, file.timing.samples_ns,
-                file.timing.p50_ms, file.timing.p90_ms) for file in evidence.files])}
+    made = {"layers": charts.layers_chart(layer_rows(plan)), "latency": charts.latency_chart([charts.Samples(
+        _file_title(file), file.role, file.timing.samples_ns, file.timing.p50_ms, file.timing.p90_ms)
+        for file in evidence.files])}
     if evidence.front:
         made["front"] = charts.front_chart(
             [charts.Point(point.latency_ms * tail, point.error) for point in evidence.front],
@@ -192,26 +193,26 @@ def layer_rows(plan: CompressionPlan) -> list[charts.LayerRow]:
 
 def _markdown_values(evidence: Evidence, plan: CompressionPlan, profile: DeviceProfile | None) -> dict[str, Any]:
     """What both Markdown texts speak of."""
-    return {"evidence": evidence, "plan": plan, "device": profile.title if profile else plan.profile,
-            "headline": headline(primary(evidence, plan)), "teacher": evidence.model("teacher"),
-            "student": evidence.model("student"), "students": _students(evidence),
-            "versus": {v.file.name: v for v in _versus_all(evidence)}, "host_name": _host_name(evidence),
-            "runtime_names": RUNTIME_NAMES, "role_names": ROLE_NAMES}
+    best = primary(evidence, plan)
+    return {
+        "evidence": evidence, "plan": plan, "device": profile.title if profile else plan.profile,
+        "headline": headline(best, "the machine that made it"), "teacher": evidence.model("teacher"),
+        "student": evidence.model("student"), "students": _students(evidence), "host_name": _host_name(evidence),
+        "versus": {file.name: versus(evidence, file) for file in _students(evidence)}, "runtime_names": RUNTIME_NAMES,
+        "role_names": ROLE_NAMES}
 
 
 def _students(evidence: Evidence) -> tuple[FileEvidence, ...]:
     return tuple(file for file in evidence.files if file.role == "student")
 
 
-def _versus_all(evidence: Evidence) -> tuple[Versus, ...]:
-    return tuple(versus(evidence, file) for file in _students(evidence))
+def _file_title(file: FileEvidence) -> str:
+    """The file's name; the teacher's files are called like the student's."""
+    return f"teacher’s {file.name}" if file.role == "teacher" else file.name
 
 
 def _host_name(evidence: Evidence) -> str:
-    for key in ("cpu_model", "machine"):
-        if evidence.host.get(key):
-            return str(evidence.host[key])
-    return "this machine"
+    return str(evidence.host.get("cpu_model") or evidence.host.get("machine") or "this machine")
 
 
 def _environment(html: bool = False) -> Environment:
@@ -219,8 +220,10 @@ def _environment(html: bool = False) -> Environment:
 
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=html, undefined=StrictUndefined,
                        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    made.filters.update(ms=_ms, mb=_mb, signed=_signed, duration=_duration, millions=_millions, words=_words,
-                        times=_times, typeset=_typeset, cut=_cut, yaml=json.dumps, code=_code_span, fence=_fence)
+    made.filters.update(
+        ms=_ms, mb=lambda file_bytes: _mb(file_bytes / MB), megabytes=_mb, signed=_signed, duration=_duration,
+        millions=_millions, words=_words, typeset=_typeset, cut=_cut, title_of=_file_title, quoted=_quoted, python=repr,
+        code=_code_span, cell=lambda text: _code_span(text).replace("|", "\\|"), fence=_fence)
     return made
 
 
@@ -232,8 +235,7 @@ def _ms(value: float) -> str:
     return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} ms"
 
 
-def _mb(file_bytes: int) -> str:
-    value = file_bytes / MB
+def _mb(value: float) -> str:
     return f"{value:.{2 if value < 10 else 1 if value < 1000 else 0}f} MB"
 
 
@@ -268,7 +270,8 @@ def _words(key: str) -> str:
 
 
 def _typeset(text: str) -> str:
-    return text.replace("+/-", "±")
+    """With a true plus-minus sign, and no line break before a percent sign."""
+    return text.replace("+/- ", "±\N{NO-BREAK SPACE}").replace(" %", "\N{NO-BREAK SPACE}%")
 
 
 def _cut(text: str, longest: int) -> str:
@@ -277,16 +280,24 @@ def _cut(text: str, longest: int) -> str:
 
 
 def _fact(key: str, value: Any) -> str:
-    if value is None or value == "" or value == [] or value == {} or value == ():
+    """A fact as text, "" where there is none."""
+    if value is None:
         return ""
-    if key.endswith("_bytes") and isinstance(value, int):
+    if key.endswith("_bytes"):
         return f"{value / 1e9:.1f} GB"
     if isinstance(value, Mapping):
-        return ", ".join(f"{_words(str(k))} {_fact(str(k), v)}" for k, v in value.items() if _fact(str(k), v))
+        return ", ".join(f"{_words(name)} {text}" for name, item in value.items() if (text := _fact(name, item)))
     if isinstance(value, (list, tuple)):
-        texts = [_fact(key, item) for item in value]
-        return ", ".join(dict.fromkeys(text for text in texts if text))
+        return ", ".join(text for item in value if (text := _fact(key, item)))
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _cores(cores: list[dict[str, Any]]) -> str:
+    """What the cores' frequency drivers say, where they say anything: "governor schedutil, up to 2.80 GHz"."""
+    governors = dict.fromkeys(core["governor"] for core in cores if core.get("governor"))
+    clocks = [core["max_khz"] for core in cores if core.get("max_khz")]
+    return ", ".join([*(f"governor {name}" for name in governors),
+                      *([f"up to {max(clocks) / 1e6:.2f} GHz"] if clocks else [])])
 
 
 def _code_span(text: str) -> str:
@@ -295,6 +306,11 @@ def _code_span(text: str) -> str:
     ticks = "`" * (1 + max(map(len, re.findall(r"`+", flat)), default=0))
     pad = " " if "`" in flat else ""
     return f"{ticks}{pad}{flat}{pad}{ticks}"
+
+
+def _quoted(text: str) -> str:
+    """Untrusted text as a string literal of JSON, which is one of YAML, Kotlin and Swift too."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _fence(text: str, language: str = "") -> str:

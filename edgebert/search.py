@@ -42,6 +42,7 @@ class _Problem:
     runtime: str
     threads: int
     length: int
+    signatures: int
     options: tuple[Option, ...]
     limits: dict[str, float]
     minimise: str
@@ -50,11 +51,12 @@ class _Problem:
 def search(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: str = "auto",
            threads: int | None = None, length: int = 64, max_error: float | None = None,
            minimise: Literal["error", "latency"] = "error",
-           precisions: tuple[str, ...] = PRECISIONS) -> CompressionPlan:
+           precisions: tuple[str, ...] = PRECISIONS, signatures: int = 1) -> CompressionPlan:
     """The plan of least predicted error (or least latency) inside the budget, for inputs of `length` tokens.
 
     runtime "auto" tries every runtime the profile has cost rows for and takes the lowest error, then the lowest
     latency. max_error limits the predicted error, in the tables' metric. precisions: what blocks may be stored in.
+    signatures: how many lengths a TFLite file serves, which its size depends on.
     Embedding and head share one precision, charged with the tables' int8_embedding. The budget's max_drop is not
     used: it is in points of the task metric, which the additive model does not know.
     Raises Infeasible, with the nearest plan; UsageError where the profile has no cost row to plan with.
@@ -67,7 +69,7 @@ def search(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime:
     for name in names:
         try:
             plans.append(_solve(_problem(tables, profile, budget, name, threads, length, max_error, minimise,
-                                         precisions)))
+                                         precisions, signatures)))
         except Infeasible as infeasible:
             failures.append(infeasible)
     if plans:
@@ -77,7 +79,8 @@ def search(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime:
 
 
 def front(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: str, threads: int | None = None,
-          length: int = 64, points: int = 12, precisions: tuple[str, ...] = PRECISIONS) -> tuple[CompressionPlan, ...]:
+          length: int = 64, points: int = 12, precisions: tuple[str, ...] = PRECISIONS,
+          signatures: int = 1) -> tuple[CompressionPlan, ...]:
     """Optimal plans from the fastest possible to the most exact, by rising latency and falling error.
 
     The budget's memory and size limits hold, its latency does not. At most `points` plans, fewer where neighbours
@@ -87,7 +90,7 @@ def front(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: 
 
     def best(limit: float | None, minimise: Literal["error", "latency"] = "error") -> CompressionPlan:
         return search(tables, profile, replace(free, max_latency_ms=limit), runtime, threads, length,
-                      minimise=minimise, precisions=precisions)
+                      minimise=minimise, precisions=precisions, signatures=signatures)
 
     fastest, exact = best(None, "latency"), best(None)
     low, high = fastest.estimate.tail_ms, exact.estimate.tail_ms
@@ -102,7 +105,7 @@ def front(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: 
 
 
 def _problem(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: str, threads: int, length: int,
-             max_error: float | None, minimise: str, precisions: tuple[str, ...]) -> _Problem:
+             max_error: float | None, minimise: str, precisions: tuple[str, ...], signatures: int) -> _Problem:
     have = {row.precision: row for row in profile.rows if (row.runtime, row.threads) == (runtime, threads)}
     rows = {name: have[name] for name in precisions if name in have}
     if not rows:
@@ -116,22 +119,25 @@ def _problem(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtim
         *e.heads.values(), *e.ffn.values(), e.drop, e.int8_attention, e.int8_ffn))]
     if not all(math.isfinite(value) for value in numbers):
         raise UsageError("error tables hold a value that is not a finite number: measure them again")
-    return _Problem(tables, profile, budget, runtime, threads, length, tuple(_options(tables, rows, length)),
+    return _Problem(tables, profile, budget, runtime, threads, length, signatures,
+                    tuple(_options(tables, rows, length, signatures)),
                     {name: limit for name, limit in limits.items() if limit is not None}, minimise)
 
 
-def _options(tables: ErrorTables, rows: dict[str, CostRow], length: int) -> list[Option]:
+def _options(tables: ErrorTables, rows: dict[str, CostRow], length: int, signatures: int) -> list[Option]:
     """Every choice for every block, without those another choice beats in each respect."""
-    source, found = cost.file_shape(tables.source, length), []
+    found: list[Option] = []
+    source = cost.file_shape(tables.source, length, next(iter(rows.values())).runtime, signatures)
     ends = (cost.embedding_block(source, length), cost.head_block(source))
     frame = []
     for name, row in rows.items():
         error = tables.int8_embedding if name == "int8" else 0.0
-        size = cost.file_graph_bytes(row.runtime, name) + sum(cost.block_bytes(b, name, row.runtime) for b in ends)
+        size = cost.graph_bytes(row.runtime, name, signatures)[0] + sum(
+            cost.block_bytes(b, name, row.runtime, signatures) for b in ends)
         frame.append(Option(
             FRAME, "frame", False, 0, name, error,
             row.base_us / 1e3 + sum(cost.block_latency_ms(b, row) for b in ends),
-            row.runtime_mb + sum(cost.block_memory_mb(b, row) for b in ends), size / cost.MB,
+            row.runtime_mb + sum(cost.block_memory_mb(b, row, signatures) for b in ends), size / cost.MB,
             max(cost.arena_mb(b) for b in ends)))
     found.extend(undominated(frame))
     for layer, errors in enumerate(tables.layers):
@@ -141,15 +147,17 @@ def _options(tables: ErrorTables, rows: dict[str, CostRow], length: int) -> list
                 count = cost.attention_block if part == "attention" else cost.ffn_block
                 found.extend(undominated([
                     _priced(count(source, width, length, last), row, layer, part, last, width,
-                            error + (int8_error if name == "int8" else 0.0))
+                            error + (int8_error if name == "int8" else 0.0), signatures)
                     for width, error in widths.items() for name, row in rows.items()]))
     return found
 
 
-def _priced(block: cost.Block, row: CostRow, layer: int, part: str, last: bool, width: int, error: float) -> Option:
-    size = cost.block_bytes(block, row.precision, row.runtime) + cost.layer_graph_bytes(row.runtime, row.precision) // 2
+def _priced(block: cost.Block, row: CostRow, layer: int, part: Literal["attention", "ffn"], last: bool, width: int,
+            error: float, signatures: int) -> Option:
+    size = (cost.block_bytes(block, row.precision, row.runtime, signatures)
+            + cost.graph_bytes(row.runtime, row.precision, signatures)[1])
     return Option(layer, part, last, width, row.precision, error, cost.block_latency_ms(block, row),
-                  cost.block_memory_mb(block, row), size / cost.MB, cost.arena_mb(block))
+                  cost.block_memory_mb(block, row, signatures), size / cost.MB, cost.arena_mb(block))
 
 
 def _solve(problem: _Problem) -> CompressionPlan:
@@ -191,7 +199,8 @@ def _plan(problem: _Problem, chosen: tuple[Option, ...], bound: Bound) -> Compre
         kept_neurons=tuple(tuple(sorted(tables.neuron_order[i][:ffn[i].width])) for i in kept), precision=precision,
         runtime=problem.runtime, threads=problem.threads, length=problem.length, profile=problem.profile.name,
         budget=budget, estimate=cost.estimate(subnet.shape(tables.source), precision, problem.profile,
-                                              problem.runtime, problem.threads, problem.length, budget.percentile),
+                                              problem.runtime, problem.threads, problem.length, budget.percentile,
+                                              problem.signatures),
         predicted_error=dropped + sum(option.error for option in chosen), bound=bound,
         provenance={"tables_sha256": digest, "metric": tables.metric, "criterion": tables.criterion,
                     "model_sha256": tables.model_sha256, "data_sha256": tables.data_sha256})

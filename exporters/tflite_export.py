@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,23 @@ COMPATS = ("2.14",)
 _QUIET = {"LITERT_TORCH_SHOW_PROGRESS": "n", "TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0"}
 
 
+@dataclass(frozen=True)
+class Converted:
+    """A float32 TFLite file in memory, matrices labelled by block: every precision is written from it."""
+
+    content: bytes
+    inputs: InputSpec
+    layers: int
+
+
 def export_tflite(net: Any, path: Path, inputs: InputSpec, precision: Precision,
                   metadata: Mapping[str, str] | None = None, compat: str | None = None) -> Artifact:
     """Writes `net` as one TFLite file with a signature "seq_<L>" for each of `inputs.lengths`.
 
-    Every signature takes int32 arrays [1, L] named as in `inputs.names` and returns "logits" float32 [1, labels]; all
-    share the weights. int8 blocks of `precision` use dynamic quantisation, one scale per output channel.
+    Every signature takes int32 arrays [1, L] named as in `inputs.names` and returns "logits" float32
+    [1, labels]; all share the weights. int8 blocks of `precision` use dynamic quantisation, one scale per
+    output channel. To write several precisions of one network call `convert_tflite` once and `write_tflite` for
+    each.
 
     Args:
         net: an encoder with the attributes that `exporters.tflite_signatures` reads; it is not changed.
@@ -36,40 +47,48 @@ def export_tflite(net: Any, path: Path, inputs: InputSpec, precision: Precision,
         compat: "2.14" writes weight-only int8, which tflite-runtime 2.14.0 computes correctly.
 
     Raises:
-        ExportError: a request that does not fit the network, a missing library, weights that are not finite numbers,
-            or a converted file that is not what was asked for.
+        ExportError: a request that does not fit the network, a missing library, weights that are not finite
+            numbers, or a converted file that is not what was asked for.
     """
-    _check(net, inputs, precision, compat)
-    with _quiet():
-        try:
-            from exporters.tflite_signatures import SignatureNet
-
-            wrapped = SignatureNet(net, inputs.token_types)
-            model = _convert(wrapped, inputs)
-            model = label(model, wrapped.matrices(), tuple(wrapped.word.shape), metadata)
-            model = quantize(model, precision, compat)
-        except ImportError as error:
-            raise ExportError(f"TFLite export needs {error.name or error}; "
-                              f"install the tflite extra: pip install 'edgebert[tflite]'") from error
-    _write(path, model)
-    return Artifact.of(path, "tflite", precision.name, inputs)
+    _check(len(net.layers), precision, compat)
+    return write_tflite(convert_tflite(net, inputs, metadata), path, precision, compat)
 
 
-def _check(net: Any, inputs: InputSpec, precision: Precision, compat: str | None) -> None:
-    if compat is not None and compat not in COMPATS:
-        raise ExportError(f"unknown TFLite compatibility '{compat}', choose from {', '.join(COMPATS)}")
-    if len(precision.layers) != len(net.layers):
-        raise ExportError(f"precision is given for {len(precision.layers)} layers, the network has {len(net.layers)}")
+def convert_tflite(net: Any, inputs: InputSpec, metadata: Mapping[str, str] | None = None) -> Converted:
+    """The slow half of `export_tflite`: seconds per length, nearly independent of the widths."""
     positions = net.position.weight.shape[0]
     if inputs.max_length > positions:
         raise ExportError(f"length {inputs.max_length} is more than the {positions} positions of the network; "
-                          f"ask for a shorter one")
+                          "ask for a shorter one")
     for name, parameter in net.named_parameters():
         if not bool(parameter.isfinite().all()):
             raise ExportError(f"{name} holds NaN or infinity; train or load the model again before exporting")
+    with _quiet(), _extra_needed():
+        from exporters.tflite_signatures import SignatureNet
+
+        wrapped = SignatureNet(net, inputs.token_types)
+        content = label(_signatures(wrapped, inputs), wrapped.matrices(), tuple(wrapped.word.shape), metadata)
+    return Converted(content, inputs, len(net.layers))
 
 
-def _convert(wrapped: Any, inputs: InputSpec) -> bytes:
+def write_tflite(converted: Converted, path: Path, precision: Precision,
+                 compat: str | None = None) -> Artifact:
+    """The quick half of `export_tflite`: quantises and writes."""
+    _check(converted.layers, precision, compat)
+    with _quiet(), _extra_needed():
+        content = quantize(converted.content, precision, compat)
+    _write(path, content)
+    return Artifact.of(path, "tflite", precision.name, converted.inputs)
+
+
+def _check(layers: int, precision: Precision, compat: str | None) -> None:
+    if compat is not None and compat not in COMPATS:
+        raise ExportError(f"unknown TFLite compatibility '{compat}', choose from {', '.join(COMPATS)}")
+    if len(precision.layers) != layers:
+        raise ExportError(f"precision is given for {len(precision.layers)} layers, the network has {layers}")
+
+
+def _signatures(wrapped: Any, inputs: InputSpec) -> bytes:
     """The float32 file: no quantisation, one signature per length."""
     import litert_torch
     import torch
@@ -80,27 +99,34 @@ def _convert(wrapped: Any, inputs: InputSpec) -> bytes:
     converter = litert_torch.signature(first, wrapped, sample_kwargs=sample)
     for key, sample in rest:
         converter.signature(key, wrapped, sample_kwargs=sample)
-    converted = converter.convert(lightweight_conversion=True)
-    with tempfile.TemporaryDirectory() as folder:
-        scratch = Path(folder) / "float.tflite"
-        converted.export(str(scratch))
-        return scratch.read_bytes()
+    return converter.convert(lightweight_conversion=True).model_content()
 
 
 def _write(path: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(prefix=path.name + ".", suffix=".part", dir=path.parent)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _extra_needed() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise ExportError(f"TFLite export needs {error.name or error}; "
+                          f"install the tflite extra: pip install 'edgebert[tflite]'") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Progress lines, warnings and log records below ERROR off while the converter is imported and runs."""
+    """Progress lines, warnings and log records below ERROR off while the converter is imported and runs.
+
+    The converter's C++ half reads its log level when it is loaded: a process that imported litert_torch before
+    its first export still gets one line about arithmetic on stderr.
+    """
     before, disabled = {key: os.environ.get(key) for key in _QUIET}, logging.root.manager.disable
     os.environ.update(_QUIET)
     logging.disable(max(disabled, logging.WARNING))

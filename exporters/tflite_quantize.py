@@ -1,14 +1,16 @@
 """Labels the operators of a converted file and makes their weights int8, block by block.
 
-The converter names tensors after Python modules and joins names when it fuses, so its names are not relied on. The
-matrices of one block all run after those of the block before, therefore the order of execution says to which block an
-operator belongs; the shapes are compared, and a file that does not agree is refused.
+The converter names tensors after Python modules and joins names when it fuses, so its names are not relied on.
+The matrices of one block all run after those of the block before, therefore the order of execution says to
+which block an operator belongs; the shapes are compared, and a file that does not agree is refused.
 
 Heavy libraries are imported inside the functions.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +21,7 @@ from exporters.artifact import ExportError, Precision
 METADATA_NAME = "edgebert"
 """Name of the flatbuffer metadata entry that holds the caller's values as JSON."""
 
+ADVICE = "this version of litert-torch builds another graph: install litert-torch 0.10, or export to ONNX"
 EMBEDDING, HEAD = "embedding", "head"
 Matrix = tuple[str, tuple[int, int]]  # scope such as "layer_3/ffn", weight shape (out, in)
 
@@ -27,8 +30,8 @@ def label(model: bytes, matrices: Sequence[Matrix], table: tuple[int, int],
           metadata: Mapping[str, str] | None = None) -> bytes:
     """The same file with the output of every weight matrix named "<scope>/<number>/<signature>".
 
-    matrices: scope and shape of each weight matrix in the order in which the scopes run. table: shape [V, H] of the
-    word embedding. metadata: stored as JSON in the flatbuffer's metadata; runtimes ignore it.
+    matrices: scope and shape of each weight matrix in the order in which the scopes run. table: shape [V, H] of
+    the word embedding. metadata: stored as JSON in the flatbuffer's metadata; runtimes ignore it.
     Raises ExportError where the file does not hold exactly these matrices.
     """
     from ai_edge_litert import schema_py_generated as schema
@@ -45,7 +48,7 @@ def label(model: bytes, matrices: Sequence[Matrix], table: tuple[int, int],
         lookups = [op for op, shape in constant_operators(tree, graph, "EMBEDDING_LOOKUP") if shape == table]
         if not lookups:
             raise ExportError(f"the converted file has no word embedding of shape {list(table)} in {key}; "
-                              f"export with --runtime onnx and report the versions of litert-torch and edgebert")
+                              f"{ADVICE}")
         for number, operator in enumerate(lookups):
             graph.tensors[operator.outputs[0]].name = f"{EMBEDDING}/{number}/{key}".encode()
     if metadata:
@@ -59,25 +62,30 @@ def label(model: bytes, matrices: Sequence[Matrix], table: tuple[int, int],
 
 
 def quantize(model: bytes, precision: Precision, compat: str | None = None) -> bytes:
-    """A labelled file with the int8 blocks of `precision` quantised, symmetric, one scale per output channel.
+    """A labelled file with the int8 blocks of `precision` quantised symmetrically.
 
-    compat None: dynamic, that is inputs are quantised at run time and multiplied as int8. compat "2.14": weight-only,
-    that is weights are stored as int8 and multiplied as float, because tflite-runtime 2.14.0 returns zeros for dynamic
-    int8 with one scale per channel.
+    compat None: dynamic, that is inputs are quantised at run time and multiplied as int8; one scale per output
+    channel, and per row of the embedding. compat "2.14": tflite-runtime 2.14.0 returns zeros for such a file,
+    so weights are stored as int8 per channel and multiplied as float, and the embedding has one scale in all (per
+    row it would be unpacked to float in memory when the file is opened).
     """
     from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager
 
+    operations, grains = qtyping.TFLOperationName, qtyping.QuantGranularity
     recipe = recipe_manager.RecipeManager()
-    add = recipe.add_dynamic_config if compat is None else recipe.add_weight_only_config
+    recipe.add_quantization_config(".*", operations.FULLY_CONNECTED,
+                                   algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
     scopes = int8_scopes(precision)
-    matmul, lookup = qtyping.TFLOperationName.FULLY_CONNECTED, qtyping.TFLOperationName.EMBEDDING_LOOKUP
-    for operation, names in ((matmul, [s for s in scopes if s != EMBEDDING]), (lookup, [s for s in scopes if s == EMBEDDING])):
-        if names:
-            add(f"^({'|'.join(names)})/[0-9]+/", operation, 8)
-    if not scopes:
-        recipe.add_quantization_config(".*", matmul, algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
+    blocks = "|".join(scope for scope in scopes if scope != EMBEDDING)
+    if blocks:
+        add = recipe.add_dynamic_config if compat is None else recipe.add_weight_only_config
+        add(f"^({blocks})/[0-9]+/", operations.FULLY_CONNECTED, 8)
+    if EMBEDDING in scopes:
+        grain = grains.CHANNELWISE if compat is None else grains.TENSORWISE
+        recipe.add_dynamic_config(f"^{EMBEDDING}/[0-9]+/", operations.EMBEDDING_LOOKUP, 8, granularity=grain)
     work = quantizer.Quantizer(bytearray(model), recipe.get_quantization_recipe())
-    return bytes(work.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model)
+    with contextlib.redirect_stderr(io.StringIO()):  # one of its progress bars cannot be turned off
+        return bytes(work.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model)
 
 
 def int8_scopes(precision: Precision) -> list[str]:
@@ -100,8 +108,8 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def constant_operators(tree: Any, graph: Any, name: str) -> list[tuple[Any, tuple[int, ...]]]:
-    """(operator, weight shape) of the operators of one kind whose weights are stored in the file, in the order in
-    which they run. tree, graph: object API ModelT and SubGraphT."""
+    """(operator, weight shape) of the operators of one kind whose weights are stored in the file, in the order
+    in which they run. tree, graph: object API ModelT and SubGraphT."""
     from ai_edge_litert import schema_py_generated as schema
 
     wanted, found = getattr(schema.BuiltinOperator, name), []
@@ -126,6 +134,5 @@ def _check_order(key: str, matrices: Sequence[Matrix], found: Sequence[tuple[int
         expected.setdefault(scope, []).append(shape)
     wrong = [scope for scope in expected if sorted(by_scope.get(scope, [])) != sorted(expected[scope])]
     if wrong or len(found) != len(matrices):
-        raise ExportError(f"the converted file has {len(found)} weight matrices in {key} where {len(matrices)} were "
-                          f"expected (first difference in {wrong[0] if wrong else 'the count'}); "
-                          f"export with --runtime onnx and report the versions of litert-torch and edgebert")
+        raise ExportError(f"the converted file has {len(found)} weight matrices in {key} where {len(matrices)} "
+                          f"were expected (first difference in {wrong[0] if wrong else 'the count'}); {ADVICE}")

@@ -2,12 +2,12 @@
 
 The rewrite changes no result beyond float rounding (checked against torch in the tests):
 
-- position and type-0 embeddings are one table; 1/sqrt(head_dim) is inside the query weights; query, key and value are
-  one matrix, so that a dynamic int8 runtime quantises their common input once;
+- position and type-0 embeddings are one table; 1/sqrt(head_dim) is inside the query weights; query, key and
+  value are one matrix, so that a dynamic int8 runtime quantises their common input once;
 - the shift of every layer norm is moved into the biases that follow it, which saves an addition per norm;
-- only token 0 reaches the classifier, so the last layer computes its query, output and FFN for that token alone. Its
-  keys and values are never formed: q . (K x) = (K' q) . x and sum(p V x) = V sum(p x), and the key bias adds the
-  same number to every score of a head, which softmax ignores.
+- only token 0 reaches the classifier, so the last layer computes its query, output and FFN for that token
+  alone. Its keys and values are never formed: q . (K x) = (K' q) . x and sum(p V x) = V sum(p x), and the key
+  bias adds the same number to every score of a head, which softmax ignores.
 
 Heavy: imports torch. `exporters.tflite_export` imports this file only while it exports.
 """
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 
 class Affine(nn.Module):
-    """x [rows, in] -> x W' + b [rows, out], or x W' where bias is None. Weights are buffers: nothing is trained here."""
+    """x [rows, in] -> x W' + b [rows, out], or x W' where bias is None. Weights are buffers: nothing trains."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -84,7 +84,8 @@ class Block(nn.Module):
 
     def matrices(self) -> list[tuple[str, Affine]]:
         """(block, matrix) in the order in which the blocks run."""
-        return [("attention", part) for part in self.attention_matrices()] + [("ffn", self.up), ("ffn", self.down)]
+        attention = [("attention", part) for part in self.attention_matrices()]
+        return [*attention, ("ffn", self.up), ("ffn", self.down)]
 
     def attention_matrices(self) -> list[Affine]:
         return [self.qkv, self.output]
@@ -102,7 +103,7 @@ class LastBlock(Block):
         output = _values(layer.output.weight)
         self.output = Affine(output, _values(layer.output.bias) + output @ value.bias + shift)
         own = torch.eye(self.heads).repeat_interleave(self.head_dim, 1)
-        self.register_buffer("own", own)  # [heads, heads * head_dim]: 1 where a column belongs to the row's head
+        self.register_buffer("own", own)  # [heads, heads * head_dim]: 1 where a column is of the row's head
 
     def attend(self, x: Tensor, bias: Tensor) -> Tensor:
         """x [L, H], bias [1, 1, L] -> [1, H] plus the shift of x."""
@@ -119,8 +120,8 @@ class LastBlock(Block):
 
 
 class SignatureNet(nn.Module):
-    """ids [1, L], mask [1, L] (and types [1, L]), all int32 -> {"logits": [1, labels] float32}. One instance serves
-    every length, so that the signatures of a file share its weights."""
+    """ids [1, L], mask [1, L] (and types [1, L]), all int32 -> {"logits": [1, labels] float32}. One instance
+    serves every length, so that the signatures of a file share its weights."""
 
     def __init__(self, net: Any, token_types: bool) -> None:
         super().__init__()
@@ -132,7 +133,7 @@ class SignatureNet(nn.Module):
         self.embedding_norm = Norm(net.embedding_norm)
         shifts = [_values(net.embedding_norm.bias)] + [_values(layer.ffn_norm.bias) for layer in net.layers]
         kinds = [Block] * (len(net.layers) - 1) + [LastBlock]
-        self.blocks = nn.ModuleList(kind(layer, shift) for kind, layer, shift in zip(kinds, net.layers, shifts))
+        self.blocks = nn.ModuleList(kind(*parts) for kind, *parts in zip(kinds, net.layers, shifts))
         self.pooler = _shifted(net.pooler, shifts[-1])
         self.classifier = Affine(_values(net.classifier.weight), _values(net.classifier.bias))
         self.eval()
@@ -150,8 +151,8 @@ class SignatureNet(nn.Module):
         return {"logits": self.classifier(torch.tanh(self.pooler(x)))}
 
     def matrices(self) -> list[tuple[str, tuple[int, int]]]:
-        """(scope, (out, in)) of every weight matrix in the order in which the scopes run. Scopes: "layer_3/attention",
-        "layer_3/ffn", "head"."""
+        """(scope, (out, in)) of every weight matrix in the order in which the scopes run. Scopes are such as
+        "layer_3/attention", "layer_3/ffn" and "head"."""
         rows = [(f"layer_{index}/{part}", affine) for index, block in enumerate(self.blocks)
                 for part, affine in block.matrices()]
         rows += [("head", self.pooler), ("head", self.classifier)]
@@ -164,8 +165,8 @@ def _values(parameter: Tensor) -> Tensor:
 
 
 def _transposed(x: Tensor) -> Tensor:
-    """[L, H] -> [H, L]. Written in halves where H is even: a plain transpose makes the converter choose a fully
-    connected operator with computed weights, which XNNPACK leaves to a slow kernel."""
+    """[L, H] -> [H, L]. Written in halves where H is even: a plain transpose makes the converter choose a
+    fully connected operator with computed weights, which XNNPACK leaves to a slow kernel."""
     length, hidden = x.shape
     parts = 2 if hidden % 2 == 0 else 1
     return x.view(length, parts, hidden // parts).permute(1, 2, 0).reshape(hidden, length)
