@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from edgebert.plan import CompressionPlan
 from edgebert.prove import Proof
 from edgebert.report import render_bundle_readme, render_model_card, render_report
 from edgebert.request import FitRequest
+from edgebert.tables import ErrorTables
 from edgebert.tokenization import write_tokenizer
 from edgebert.train.teacher import logits_of
 from exporters.parity import logits_of as file_logits
@@ -29,10 +30,21 @@ OTHER_CPU = 1e-4
 """Relative RMSE that fp32 files may differ by on another processor, whose products are summed in another order."""
 
 
-def write_bundle(request: FitRequest, plan: CompressionPlan, student: Encoder, material: Material,
-                 models: Sequence[ModelEvidence], proof: Proof, points: Sequence[CompressionPlan],
-                 seconds: dict[str, float]) -> Evidence:
+@dataclass(frozen=True)
+class Outcome:
+    """What a run has made. models: evidence of teacher, cut and student. front: plans around the chosen one."""
+
+    plan: CompressionPlan
+    tables: ErrorTables
+    student: Encoder
+    models: tuple[ModelEvidence, ...]
+    proof: Proof
+    front: tuple[CompressionPlan, ...]
+
+
+def write_bundle(request: FitRequest, material: Material, outcome: Outcome, seconds: dict[str, float]) -> Evidence:
     """Writes everything into a temporary folder beside `request.out` and renames it. Returns the evidence in it."""
+    plan, student, proof = outcome.plan, outcome.student, outcome.proof
     out = request.out
     made = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     made.mkdir(parents=True)
@@ -46,9 +58,11 @@ def write_bundle(request: FitRequest, plan: CompressionPlan, student: Encoder, m
         (made / "golden.json").write_text(_golden(student, material, proof), encoding="utf-8")
         write_pyz(made / "bench.pyz")
         (made / "plan.json").write_text(plan.dumps(), encoding="utf-8")
-        evidence = _evidence(request, plan, material, models, proof, points, seconds)
+        (made / "tables.json").write_text(json.dumps(outcome.tables.to_json()) + "\n", encoding="utf-8")
+        evidence = _evidence(request, material, outcome, seconds)
         (made / "results.json").write_text(evidence.dumps(), encoding="utf-8")
-        (made / "report.html").write_text(render_report(evidence, plan, request.profile), encoding="utf-8")
+        (made / "report.html").write_text(render_report(evidence, plan, request.profile, request.command),
+                                          encoding="utf-8")
         (made / "README.md").write_text(render_bundle_readme(evidence, plan, request.profile, request.command),
                                         encoding="utf-8")
         (made / "MODEL_CARD.md").write_text(render_model_card(evidence, plan, request.profile), encoding="utf-8")
@@ -98,18 +112,18 @@ def _golden(student: Encoder, material: Material, proof: Proof) -> str:
                          np.pad(rows.ids, pad), np.pad(rows.mask, pad), types, logits_of(student, rows), bounds)
 
 
-def _evidence(request: FitRequest, plan: CompressionPlan, material: Material, models: Sequence[ModelEvidence],
-              proof: Proof, points: Sequence[CompressionPlan], seconds: dict[str, float]) -> Evidence:
-    front = [FrontPoint(p.estimate.latency_ms, p.predicted_error, p.estimate.file_bytes / cost.MB,
-                        " ".join(f"{s.heads}x{s.ffn}" for s in p.subnet.layers), p.subnet == plan.subnet)
-             for p in points]
-    if not any(point.chosen for point in front):
-        front.append(FrontPoint(plan.estimate.latency_ms, plan.predicted_error, plan.estimate.file_bytes / cost.MB,
-                                " ".join(f"{s.heads}x{s.ffn}" for s in plan.subnet.layers), True))
+def _point(plan: CompressionPlan, chosen: bool) -> FrontPoint:
+    layers = " ".join(f"{spec.heads}x{spec.ffn}" for spec in plan.subnet.layers)
+    return FrontPoint(plan.estimate.latency_ms, plan.predicted_error, plan.estimate.file_bytes / cost.MB, layers, chosen)
+
+
+def _evidence(request: FitRequest, material: Material, outcome: Outcome, seconds: dict[str, float]) -> Evidence:
+    plan, proof = outcome.plan, outcome.proof
+    front = [_point(p, False) for p in outcome.front if p.subnet != plan.subnet] + [_point(plan, True)]
     few = material.test.take(np.arange(min(5, len(material.test))))
     types = None if few.types is None else few.types.astype(np.int32)
     answers = file_logits(proof.artifacts[0], few.ids.astype(np.int32), few.mask.astype(np.int32), types).argmax(1)
     examples = tuple((material.data.test.texts[i], material.data.labels[int(a)]) for i, a in enumerate(answers))
     return Evidence(material.data.name, request.metric, material.data.labels, plan.length, material.data.notes,
-                    tuple(models), proof.files, proof.rows, tuple(sorted(front, key=lambda p: p.latency_ms)),
+                    outcome.models, proof.files, proof.rows, tuple(sorted(front, key=lambda p: p.latency_ms)),
                     proof.host, request.this_machine, dict(seconds), examples)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shlex
 import sys
@@ -201,6 +202,8 @@ def main() -> None:
     """Runs the command line; expected failures become one line on stderr and their exit code."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for noisy in ("torchao", "torch.utils._pytree"):  # they warn on import of parts that are not used here
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         app(standalone_mode=True)
     except KeyboardInterrupt:

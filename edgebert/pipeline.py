@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgebert.benching import bench, over_budget
-from edgebert.bundling import keep_failed, write_bundle
+from edgebert.bundling import Outcome, keep_failed, write_bundle
 from edgebert.cache import Cache
 from edgebert.choice import choose_plan, fastest_within
 from edgebert.errors import AccuracyError, OverBudgetError
@@ -56,7 +56,8 @@ def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResu
         raise
     points = front(tables, request.profile, request.budget, plan.runtime, plan.threads, plan.length)
     with reporter.stage("write the bundle"):
-        evidence = write_bundle(request, plan, student, material, models, proof, points, reporter.seconds)
+        evidence = write_bundle(request, material, Outcome(plan, tables, student, models, proof, points),
+                                reporter.seconds)
     require_measured(request)
     return FitResult(request.out, plan, evidence)
 

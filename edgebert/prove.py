@@ -89,18 +89,19 @@ def parity_rows(file: str, checks: Sequence[Check]) -> tuple[ParityRow, ...]:
     return tuple(ParityRow(file, c.name, c.rows, float(c.value), float(c.bound), c.ok, c.detail) for c in checks)
 
 
-def time_files(files: Sequence[tuple[str, Artifact, Score | None]], length: int,
-               threads: int) -> tuple[tuple[FileEvidence, ...], dict[str, Any]]:
+def time_files(files: Sequence[tuple[str, Artifact, Score | None]], length: int, threads: int,
+               vocabulary: int) -> tuple[tuple[FileEvidence, ...], dict[str, Any]]:
     """Times files side by side on this machine: one row of `length` tokens, interleaved in one process; loading and
-    peak memory of each in a process of its own. Also the facts of this machine. Raises DeviceError."""
-    options = Options(threads=threads, length=length, runs=16, max_seconds=5.0, golden=False)
+    peak memory of each in a process of its own. Also the facts of this machine. vocabulary: ids are below it. Raises
+    DeviceError."""
+    options = Options(threads=threads, length=length, runs=64, max_seconds=5.0, golden=False, vocabulary=vocabulary)
     alone, calls = {}, {}
     try:
         for role, artifact, _ in files:
             key = f"{role} {artifact.path.name}"
             alone[key] = bench_in_child(artifact.path, options, timeout_s=300).result()
             session = open_model(artifact.path, threads, None, length)
-            feeds = synthetic_inputs(session, length, 1, 1000)
+            feeds = synthetic_inputs(session, length, 1, vocabulary)
             calls[key] = lambda session=session, feeds=feeds: session.run(feeds)
     except BenchError as error:
         raise DeviceError(str(error)) from error
@@ -113,7 +114,8 @@ def time_files(files: Sequence[tuple[str, Artifact, Score | None]], length: int,
         found.append(FileEvidence(
             role, artifact.path.name, artifact.format, artifact.precision, artifact.sha256, artifact.file_bytes, own,
             Timing(timing.samples_ns, timing.p50_ns / 1e6, timing.p90_ns / 1e6, single.load_ms,
-                   single.first_inference_ms, (single.peak_rss_bytes or 0) / 1e6, ())))
+                   single.first_inference_ms, (single.peak_rss_bytes or 0) / 1e6,
+                   tuple(single.warnings()))))
     return tuple(found), host
 
 
@@ -171,5 +173,5 @@ def prove(plan: CompressionPlan, nets: Nets, models: Sequence[ModelEvidence], ma
         timed += [("student", artifact, own), ("teacher", baseline, None)]
     require(Parity(tuple(checks)))
     with work.reporter.stage("time the files on this machine"):
-        files, host = time_files(timed, material.inputs.max_length, plan.threads)
+        files, host = time_files(timed, material.inputs.max_length, plan.threads, min(1000, plan.source.vocab))
     return Proof(tuple(shipped), tuple(rows), files, host)

@@ -25,6 +25,7 @@ TEMPLATES = Path(__file__).resolve().parent / "templates"
 RUNTIME_NAMES = {"onnx": "ONNX Runtime", "tflite": "LiteRT"}
 ROLE_NAMES = {"teacher": "teacher", "cut": "as cut, before recovery", "student": "student, after recovery"}
 METRIC_TYPES = {"macro_f1": "f1"}  # our name -> the Hub's
+ELSEWHERE = "the machine that made it"
 LONGEST_EXAMPLE = 280
 LEVEL = 0.05
 
@@ -33,7 +34,7 @@ class Versus(NamedTuple):
     """A student's file beside the teacher's own file of the same format and precision, where one was made.
 
     smaller, faster: bytes and median latency of the teacher's file over those of the student's. drop: points the file
-    lies below the teacher on the test split (below its file if that was scored, else below the torch model).
+    lies below the teacher on the test split: below its file if that was scored, else below the torch model.
     """
 
     file: FileEvidence
@@ -58,14 +59,11 @@ def render_report(evidence: Evidence, plan: CompressionPlan, profile: DeviceProf
                   command: str | None = None) -> str:
     """report.html: one page that loads nothing from anywhere. command: what made the bundle; without it the plan's
     provenance is asked for one."""
-    device = profile.title if profile else plan.profile
-    best = primary(evidence, plan)
+    values = _values(evidence, plan, profile, "this machine")
     return _environment(html=True).get_template("report.html.j2").render(
-        evidence=evidence, plan=plan, device=device, best=best, headline=headline(best), versus=[versus(evidence, file) for file in _students(evidence)],
-        teacher=evidence.model("teacher"), student=evidence.model("student"), host_name=_host_name(evidence),
-        host=host_rows(evidence.host), budget=budget_rows(evidence, plan), warnings=warnings(evidence),
+        **values, best=primary(evidence, plan), budget=budget_rows(evidence, plan), warnings=warnings(evidence),
+        host=host_rows(evidence.host), pictures=_pictures(evidence, plan, values["device"]),
         css=f"{charts.palette_css()}\n{(TEMPLATES / 'report.css').read_text(encoding='utf-8')}",
-        pictures=_pictures(evidence, plan, device), role_names=ROLE_NAMES, runtime_names=RUNTIME_NAMES,
         precision_roles=charts.PRECISION_ROLES, longest=LONGEST_EXAMPLE,
         command=command or plan.provenance.get("command"))
 
@@ -75,7 +73,7 @@ def render_bundle_readme(evidence: Evidence, plan: CompressionPlan, profile: Dev
     """README.md of the bundle: what is in it, how to check it, how to run it. command: what made the bundle."""
     files = {form: [file for file in _students(evidence) if file.format == form] for form in RUNTIME_NAMES}
     return _environment().get_template("bundle_readme.md.j2").render(
-        **_markdown_values(evidence, plan, profile), files=files, command=command,
+        **_values(evidence, plan, profile, ELSEWHERE), files=files, command=command,
         compat=any("_compat" in file.name for file in files["tflite"]),
         int8=any(file.precision != "fp32" for file in files["tflite"]),
         text=evidence.examples[0][0][:LONGEST_EXAMPLE] if evidence.examples else "hello")
@@ -84,7 +82,7 @@ def render_bundle_readme(evidence: Evidence, plan: CompressionPlan, profile: Dev
 def render_model_card(evidence: Evidence, plan: CompressionPlan, profile: DeviceProfile | None) -> str:
     """MODEL_CARD.md: a Hugging Face model card. It names no licence: that of the teacher and the data applies."""
     return _environment().get_template("model_card.md.j2").render(
-        **_markdown_values(evidence, plan, profile), metric_type=METRIC_TYPES.get(evidence.metric, evidence.metric),
+        **_values(evidence, plan, profile, ELSEWHERE), metric_type=METRIC_TYPES.get(evidence.metric, evidence.metric),
         formats=sorted({file.format for file in _students(evidence)}))
 
 
@@ -106,16 +104,18 @@ def primary(evidence: Evidence, plan: CompressionPlan) -> Versus:
         file.format != plan.runtime, file.precision != plan.precision.name, file.timing.p50_ms)))
 
 
-def headline(best: Versus, place: str = "this machine") -> str:
+def headline(best: Versus, place: str) -> str:
     """What was made, in one sentence. place: what to call the machine that timed the files."""
+    than = "it" if best.teacher and best.teacher.test else "the teacher"
     where = "" if best.drop is None else (
-        "level with it" if abs(best.drop) < LEVEL else
-        f"{abs(best.drop):.1f} points {'below' if best.drop > 0 else 'above'} it") + " on the test split"
-    if best.smaller is None or best.faster is None or best.teacher is None:
-        sentence = f"{_mb(best.file.file_bytes / MB)} and {_ms(best.file.timing.p50_ms)} a call on {place}"
-        return f"{sentence}; {where.replace(' it ', ' the teacher ')}" if where else sentence
-    ratios = f"{_times(best.smaller, 'smaller', 'larger')}, {_times(best.faster, 'faster', 'slower')}"
-    return f"{ratios} than the teacher’s own {best.teacher.precision} file on {place}" + (where and f", {where}")
+        f"level with {than}" if abs(best.drop) < LEVEL else
+        f"{abs(best.drop):.1f} points {'below' if best.drop > 0 else 'above'} {than}") + " on the test split"
+    if best.teacher is None or best.smaller is None or best.faster is None:
+        sentence = f"{_mb(best.file.file_bytes / MB)}, {_ms(best.file.timing.p50_ms)} a call on {place}"
+    else:
+        sentence = (f"{_times(best.smaller, 'smaller', 'larger')}, {_times(best.faster, 'faster', 'slower')} than the "
+                    f"teacher’s own {best.teacher.precision} file on {place}")
+    return sentence + (where and f", {where}")
 
 
 def budget_rows(evidence: Evidence, plan: CompressionPlan) -> tuple[BudgetRow, ...]:
@@ -179,26 +179,23 @@ def _pictures(evidence: Evidence, plan: CompressionPlan, device: str) -> dict[st
 
 def layer_rows(plan: CompressionPlan) -> list[charts.LayerRow]:
     """One row a layer of the source, dropped ones too."""
-    kept = dict(zip(plan.subnet.kept, zip(plan.kept_heads, plan.subnet.layers, plan.precision.layers)))
-    rows = []
-    for index, whole in enumerate(plan.source.layers):
-        if index in kept:
-            heads, spec, precision = kept[index]
-            rows.append(charts.LayerRow(index, whole.heads, whole.ffn, heads, spec.ffn, precision.attention,
-                                        precision.ffn))
-        else:
-            rows.append(charts.LayerRow(index, whole.heads, whole.ffn, (), 0, "", ""))
-    return rows
+    rows = {index: charts.LayerRow(index, whole.heads, whole.ffn, (), 0, "", "")
+            for index, whole in enumerate(plan.source.layers)}
+    for index, heads, spec, precision in zip(plan.subnet.kept, plan.kept_heads, plan.subnet.layers,
+                                             plan.precision.layers):
+        rows[index] = rows[index]._replace(kept_heads=heads, kept_ffn=spec.ffn, attention_precision=precision.attention,
+                                           ffn_precision=precision.ffn)
+    return list(rows.values())
 
 
-def _markdown_values(evidence: Evidence, plan: CompressionPlan, profile: DeviceProfile | None) -> dict[str, Any]:
-    """What both Markdown texts speak of."""
-    best = primary(evidence, plan)
+def _values(evidence: Evidence, plan: CompressionPlan, profile: DeviceProfile | None, place: str) -> dict[str, Any]:
+    """What all three texts speak of."""
+    students = _students(evidence)
     return {
         "evidence": evidence, "plan": plan, "device": profile.title if profile else plan.profile,
-        "headline": headline(best, "the machine that made it"), "teacher": evidence.model("teacher"),
-        "student": evidence.model("student"), "students": _students(evidence), "host_name": _host_name(evidence),
-        "versus": {file.name: versus(evidence, file) for file in _students(evidence)}, "runtime_names": RUNTIME_NAMES,
+        "headline": headline(primary(evidence, plan), place), "teacher": evidence.model("teacher"),
+        "student": evidence.model("student"), "students": students, "host_name": _host_name(evidence),
+        "versus": {file.name: versus(evidence, file) for file in students}, "runtime_names": RUNTIME_NAMES,
         "role_names": ROLE_NAMES}
 
 

@@ -33,8 +33,8 @@ from exporters import EXPORTERS
 from exporters.artifact import Artifact, InputSpec, Precision
 
 TEACHER = Schedule(epochs=1, learning_rate=1.5e-4)
-TEACHER_STEPS = 1500
-"""A teacher is trained for whole epochs, at least one, until it has made about this many steps."""
+TEACHER_STEPS = (300, 10)
+"""A teacher is trained for whole epochs, at least one, until it has made about 300 steps and 10 for each label."""
 
 RECOVERY = Schedule(epochs=1, learning_rate=4e-4, weight_decay=0.0)
 
@@ -76,10 +76,11 @@ def _saved_net(net: Encoder) -> Callable[[Path], Encoder]:
     return load
 
 
-def teacher_schedule(rows: Rows, epochs: int | None, seed: int) -> Schedule:
-    """About TEACHER_STEPS steps in whole epochs, unless `epochs` says how many."""
-    per_epoch = TEACHER.steps(rows)
-    return replace(TEACHER, epochs=epochs or max(1, min(20, round(TEACHER_STEPS / per_epoch))), seed=seed)
+def teacher_schedule(rows: Rows, labels: int, epochs: int | None, seed: int) -> Schedule:
+    """As many whole epochs as TEACHER_STEPS asks for, 20 at most, unless `epochs` says how many."""
+    fixed, per_label = TEACHER_STEPS
+    wanted = round((fixed + per_label * labels) / TEACHER.steps(rows))
+    return replace(TEACHER, epochs=epochs or max(1, min(20, wanted)), seed=seed)
 
 
 def teacher_of(checkpoint: Checkpoint, data: Dataset, train: Rows, epochs: int | None, work: Workplace) -> Encoder:
@@ -87,7 +88,7 @@ def teacher_of(checkpoint: Checkpoint, data: Dataset, train: Rows, epochs: int |
     if checkpoint.labels == data.labels:
         work.reporter.say("  teacher: the checkpoint is already fine-tuned for these labels")
         return checkpoint.net
-    schedule = teacher_schedule(train, epochs, work.seed)
+    schedule = teacher_schedule(train, len(data.labels), epochs, work.seed)
     inputs = {"checkpoint": checkpoint.sha256, "data": data.sha256, "length": int(train.ids.shape[1]),
               "schedule": asdict(schedule)}
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import gc
 import os
 import random
 import subprocess
@@ -85,6 +86,7 @@ def latencies_ms(sessions: list[Session], threads: int, rounds: int) -> dict[tup
     clock: Callable[[], int] = time.thread_time_ns if threads == 1 else time.perf_counter_ns
     feeds = {(i, n): synthetic_inputs(session, n) for i, session in enumerate(sessions) for n in LENGTHS}
     seen: dict[tuple[int, int], list[int]] = {key: [] for key in feeds}
+    gc.freeze()  # every burst collects garbage first, which with torch loaded takes longer than the burst
     for _ in range(rounds):
         for (index, length), feed in feeds.items():
             burst = measure(lambda: sessions[index].run(feed), clock, warmup=2, runs=5, max_seconds=2.0)

@@ -1,12 +1,15 @@
-"""An encoder of torch modules -> an ONNX file, written operation by operation; no tracing, no graph optimiser.
+"""An encoder of torch modules -> an ONNX file, written operation by operation; no tracing, no graph
+optimiser.
 
-The graph computes what the network computes, for any heads and widths per layer and any 0/1 mask, in fewer steps:
+The graph computes what the network computes, for any heads and widths per layer and any 0/1 mask, in fewer
+steps:
 
 - 1/sqrt(head_dim) is multiplied into the query weights.
 - The key bias adds the same number to every score of a row, which softmax ignores: it is left out.
-- Attention weights sum to 1, so the value bias reaches the output as it is: it is folded into the output bias.
-- The classifier reads token 0 alone, so the last layer is computed for that token alone. With one query per head,
-  q (X Wk)^T = (q Wk^T) X^T and p (X Wv) = (p X) Wv: keys and values of the other tokens are never made.
+- Attention weights sum to 1, so the value bias reaches the output as it is: it is folded into the output
+  bias.
+- The classifier reads token 0 alone, so the last layer is computed for that token alone. With one query per
+  head, q (X Wk)^T = (q Wk^T) X^T and p (X Wv) = (p X) Wv: keys and values of the other tokens are never made.
 - Hidden states are kept length first, [length, batch, hidden]: onnxruntime then reads heads where they lie.
 """
 
@@ -59,11 +62,11 @@ def _refuse_misfits(net: nn.Module, path: Path, inputs: InputSpec, precision: Pr
     if path.suffix != ".onnx":
         raise ExportError(f"{path.name}: give the file a name that ends in .onnx")
     if len(precision.layers) != len(net.layers):
-        raise ExportError(f"the network has {len(net.layers)} layers but the precision names {len(precision.layers)}; "
-                          "give one entry per layer")
+        raise ExportError(f"the network has {len(net.layers)} layers but the precision names "
+                          f"{len(precision.layers)}; give one entry per layer")
     if inputs.max_length > net.position.num_embeddings:
-        raise ExportError(f"length {inputs.max_length} is more than the network's {net.position.num_embeddings} "
-                          "positions; ask for shorter inputs")
+        raise ExportError(f"length {inputs.max_length} is more than the network's "
+                          f"{net.position.num_embeddings} positions; ask for shorter inputs")
     for name, value in net.named_parameters():
         if not np.isfinite(_array(value)).all():
             raise ExportError(f"weight {name} holds NaN or infinity; the network has to be trained again")
@@ -105,7 +108,8 @@ def _encoder(graph: Graph, net: nn.Module, inputs: InputSpec, precision: Precisi
 def _embedding(graph: Graph, net: nn.Module, length: str, inputs: InputSpec, precision: str) -> str:
     """Normalised embeddings [L * B, H]. The position table is cut to the lengths that the file serves."""
     positions, types = _array(net.position.weight)[: inputs.max_length, None], _array(net.token_type.weight)
-    x = lookup(graph, graph.op("Transpose", "input_ids", perm=(1, 0)), _array(net.word.weight), "word", precision)
+    ids = graph.op("Transpose", "input_ids", perm=(1, 0))
+    x = lookup(graph, ids, _array(net.word.weight), "word", precision)
     if inputs.token_types:
         kinds = graph.op("Transpose", "token_type_ids", perm=(1, 0))
         x = graph.op("Add", x, lookup(graph, kinds, types, "token_type", "fp32"))
@@ -142,7 +146,8 @@ def _layer(graph: Graph, layer: nn.Module, x: str, bias: str, sizes: str, precis
     return _after_attention(graph, layer, x, context, precision, name)
 
 
-def _query_key_value(graph: Graph, layer: nn.Module, x: str, precision: str, name: str) -> tuple[str, str, str]:
+def _query_key_value(graph: Graph, layer: nn.Module, x: str, precision: str,
+                     name: str) -> tuple[str, str, str]:
     """Three products on all tokens; one product for the three measured the same speed."""
     return (_query(graph, layer, x, precision, name),
             linear(graph, x, _array(layer.key.weight).T, None, f"{name}key", precision),
@@ -151,21 +156,22 @@ def _query_key_value(graph: Graph, layer: nn.Module, x: str, precision: str, nam
 
 def _query(graph: Graph, layer: nn.Module, x: str, precision: str, name: str) -> str:
     scale = np.float32(layer.head_dim ** -0.5)
-    return linear(graph, x, _array(layer.query.weight).T * scale, _array(layer.query.bias) * scale, f"{name}query",
-                  precision)
+    weight, bias = _array(layer.query.weight).T * scale, _array(layer.query.bias) * scale
+    return linear(graph, x, weight, bias, f"{name}query", precision)
 
 
 def _last_layer(graph: Graph, layer: nn.Module, x: str, bias: str, sizes: str, precision: LayerPrecision,
                 name: str) -> str:
     """The layer for token 0: x [L * B, H] -> [B, H].
 
-    The query [B, heads * d] is laid out as one row per head, zero outside that head, so that the key and value
-    weights stay plain matrices: [B, heads, heads * d] @ Wk^T -> [B, heads, H], and back the same way.
+    The query [B, heads * d] is laid out as one row per head, zero outside that head, so that the key and
+    value weights stay plain matrices: [B, heads, heads * d] @ Wk^T -> [B, heads, H], and back the same way.
     """
     hidden = layer.query.in_features
     tokens = graph.op("Reshape", x, graph.op("Concat", sizes, graph.ints(hidden), axis=0))
     first = graph.op("Gather", tokens, graph.weight("token_0", np.array(0, np.int64)), axis=0)
-    own = graph.weight(f"{name}own_head", np.kron(np.eye(layer.heads), np.ones((1, layer.head_dim))).astype(np.float32))
+    own_head = np.kron(np.eye(layer.heads, dtype=np.float32), np.ones((1, layer.head_dim), np.float32))
+    own = graph.weight(f"{name}own_head", own_head)
 
     query = graph.op("Unsqueeze", _query(graph, layer, first, precision.attention, name), graph.ints(1))
     probe = linear(graph, graph.op("Mul", query, own), _array(layer.key.weight), None, f"{name}key",

@@ -1,7 +1,7 @@
 """A small ONNX graph writer: named weights, operations, one model at the end. Knows nothing of encoders.
 
-Files are opset 20 (the first with Gelu) and IR version 9, which onnxruntime 1.17 and every later one loads. Only
-operators of the standard domain are written; what a runtime fuses is its own affair.
+Files are opset 20 (the first with Gelu) and IR version 9, which onnxruntime 1.17 and every later one loads.
+Only operators of the standard domain are written; what a runtime fuses is its own affair.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ class Graph:
         self._made: dict[tuple, tuple[str, ...]] = {}
 
     def weight(self, name: str, value: np.ndarray) -> str:
-        """Adds a constant and returns its name. The same name twice must hold the same values (ValueError)."""
+        """Adds a constant and returns its name. The same name twice must hold the same values
+        (ValueError)."""
         if name in self.weights and not np.array_equal(self.weights[name], value):
             raise ValueError(f"two different weights are called {name}")
         self.weights[name] = np.ascontiguousarray(value) if value.ndim else value
@@ -58,7 +59,8 @@ class Graph:
             self._made[key] = names
         return self._made[key]
 
-    def model(self, inputs: dict[str, tuple], outputs: dict[str, tuple[str, tuple]], metadata: dict[str, str]) -> Any:
+    def model(self, inputs: dict[str, tuple], outputs: dict[str, tuple[str, tuple]],
+              metadata: dict[str, str]) -> Any:
         """The checked ModelProto.
 
         Args:
@@ -72,15 +74,18 @@ class Graph:
         import onnx
         from onnx import TensorProto, helper, numpy_helper
 
-        self.scope = ""
-        renamed = [helper.make_node("Identity", [tensor], [name], name=name) for name, (tensor, _) in outputs.items()]
+        def values(element: int, dims: dict[str, tuple]) -> list[Any]:
+            return [helper.make_tensor_value_info(name, element, one) for name, one in dims.items()]
+
+        renamed = [helper.make_node("Identity", [tensor], [name], name=name)
+                   for name, (tensor, _) in outputs.items()]
         graph = helper.make_graph(
             self._nodes + renamed, "encoder",
-            [helper.make_tensor_value_info(name, TensorProto.INT32, dims) for name, dims in inputs.items()],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, (_, dims) in outputs.items()],
+            values(TensorProto.INT32, inputs),
+            values(TensorProto.FLOAT, {name: dims for name, (_, dims) in outputs.items()}),
             [numpy_helper.from_array(value, name) for name, value in self.weights.items()])
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
-                                  producer_name="edgebert")
+        opsets = [helper.make_opsetid("", OPSET)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="edgebert")
         onnx.checker.check_model(model, full_check=True)
         helper.set_model_props(model, metadata)
         return model

@@ -1,12 +1,13 @@
 """8-bit products and look-ups for ONNX graphs.
 
-Weights are signed, symmetric, one scale per output channel, full range -127..127. Activations are unsigned, one scale
-and zero point per tensor, taken from the tensor itself at run time (DynamicQuantizeLinear). The node pattern is the
-one that onnxruntime fuses, bias included, into DynamicQuantizeMatMul and MatMulIntegerToFloat.
+Weights are signed, symmetric, one scale per output channel, full range -127..127. Activations are unsigned,
+one scale and zero point per tensor, taken from the tensor itself at run time (DynamicQuantizeLinear). The
+node pattern is the one that onnxruntime fuses, bias included, into DynamicQuantizeMatMul and
+MatMulIntegerToFloat.
 
-x86 processors without VNNI instructions add two unsigned x signed products into 16 bits, which can saturate at full
-range. Processors with VNNI, and ARM ones, add into 32 bits. Where such an old x86 is the target, the parity check has
-to be run on it.
+x86 processors without VNNI instructions add two unsigned x signed products into 16 bits, which can saturate
+at full range. Processors with VNNI, and ARM ones, add into 32 bits. Where such an old x86 is the target, the
+parity check has to be run on it.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from exporters.onnx_graph import Graph
 
 
 def quantize(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """float32 matrix -> (int8 matrix of the same shape, float32 scales with `axis` reduced to size 1), so that
-    int8 * scale is within scale / 2 of the original. A row or column of zeros gets the scale 1."""
+    """float32 matrix -> (int8 matrix of the same shape, float32 scales with `axis` reduced to size 1), so
+    that int8 * scale is within scale / 2 of the original. A row or column of zeros gets the scale 1."""
     scale = (np.abs(values).max(axis=axis, keepdims=True) / 127).astype(np.float32)
     scale[scale == 0] = 1
     return np.clip(np.rint(values / scale), -127, 127).astype(np.int8), scale
@@ -46,9 +47,10 @@ def lookup_int8(graph: Graph, ids: str, table: np.ndarray, name: str) -> str:
     return graph.op("Mul", graph.op("Cast", rows, to=TensorProto.FLOAT), scales)
 
 
-def linear(graph: Graph, x: str, weight: np.ndarray, bias: np.ndarray | None, name: str, precision: str) -> str:
-    """x [..., in] @ weight [in, out] + bias [out] in "fp32" or "int8"; x must have two dimensions for fp32 with a
-    bias (one Gemm)."""
+def linear(graph: Graph, x: str, weight: np.ndarray, bias: np.ndarray | None, name: str,
+           precision: str) -> str:
+    """x [..., in] @ weight [in, out] + bias [out] in "fp32" or "int8"; x must have two dimensions for fp32
+    with a bias (one Gemm)."""
     if precision == "int8":
         return linear_int8(graph, x, weight, bias, name)
     if bias is None:

@@ -20,6 +20,7 @@ from exporters.artifact import InputSpec, LayerPrecision, Precision
 UNEVEN = EncoderShape(24, 8, 50, 40, 2, 5, (LayerSpec(3, 48), LayerSpec(1, 20), LayerSpec(2, 36)))
 ONE_LAYER = EncoderShape(16, 4, 30, 20, 1, 2, (LayerSpec(4, 8),))
 MIDDLE = EncoderShape(128, 32, 3000, 128, 2, 7, (LayerSpec(4, 512), LayerSpec(2, 256), LayerSpec(3, 384)))
+MIXED = Precision((LayerPrecision("int8", "fp32"), LayerPrecision("fp32", "int8"), LayerPrecision()))
 
 
 def attend(layer: Layer, x: torch.Tensor) -> torch.Tensor:
@@ -65,16 +66,16 @@ def test_macs_are_what_runs(shape: EncoderShape, length: int) -> None:
     assert 2 * cost.macs(shape, length) == counter.get_total_flops()
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "tflite"])
-@pytest.mark.parametrize("kind", ["fp32", "int8", "mixed"])
-def test_file_bytes_are_those_of_the_file(runtime: str, kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("runtime", "kind", "lengths"), [
+    ("onnx", "fp32", (64,)), ("onnx", "int8", (32, 64)), ("onnx", "mixed", (64,)),
+    ("tflite", "int8", (64,)), ("tflite", "mixed", (32, 64))])
+def test_file_bytes_are_those_of_the_file(runtime: str, kind: str, lengths: tuple[int, ...], tmp_path: Path) -> None:
     from exporters import EXPORTERS
 
-    net, length = Encoder(MIDDLE).eval(), 64
-    precision = Precision((LayerPrecision("int8", "fp32"), LayerPrecision("fp32", "int8"), LayerPrecision())) \
-        if kind == "mixed" else Precision.uniform(kind, 3)
-    artifact = EXPORTERS[runtime](net, tmp_path / f"model.{runtime}", InputSpec((length,)), precision)
-    found = cost.estimate(MIDDLE, precision, load_profile("x86-laptop"), runtime, 1, length)
+    precision = MIXED if kind == "mixed" else Precision.uniform(kind, 3)
+    artifact = EXPORTERS[runtime](Encoder(MIDDLE).eval(), tmp_path / f"model.{runtime}", InputSpec(lengths), precision)
+    found = cost.estimate(MIDDLE, precision, load_profile("x86-laptop"), runtime, 1, lengths[-1],
+                          signatures=len(lengths))
     assert found.file_bytes == pytest.approx(artifact.file_bytes, rel=0.02)
 
 
@@ -86,10 +87,9 @@ def test_a_file_holds_only_the_positions_it_needs() -> None:
 
 def test_estimates_add_up_over_blocks() -> None:
     profile, length = load_profile("x86-laptop"), 32
-    precision = Precision((LayerPrecision("int8", "fp32"), LayerPrecision("fp32", "int8"), LayerPrecision()))
-    found = cost.estimate(MIDDLE, precision, profile, "onnx", 1, length, "p90")
+    found = cost.estimate(MIDDLE, MIXED, profile, "onnx", 1, length, "p90")
     rows = {kind: profile.row("onnx", kind, 1) for kind in ("fp32", "int8")}
-    blocks = cost.blocks(replace(MIDDLE, positions=length), precision, length)
+    blocks = cost.blocks(replace(MIDDLE, positions=length), MIXED, length)
     by_hand = rows["int8"].base_us / 1e3 + sum(cost.block_latency_ms(block, rows[kind]) for block, kind in blocks)
     assert found.latency_ms == pytest.approx(by_hand)
     assert found.tail_ms == pytest.approx(by_hand * profile.p90_over_p50)

@@ -28,7 +28,8 @@ def real_rows(count: int = 8, length: int = 14) -> tuple[np.ndarray, np.ndarray]
 
 
 def export(folder: Path, precision: str = "fp32", net: torch.nn.Module = NET) -> Artifact:
-    return export_onnx(net, folder / f"{precision}.onnx", INPUTS, Precision.uniform(precision, len(net.layers)))
+    whole = Precision.uniform(precision, len(net.layers))
+    return export_onnx(net, folder / f"{precision}.onnx", INPUTS, whole)
 
 
 def failed(artifact: Artifact, net: torch.nn.Module = NET) -> set[str]:
@@ -60,7 +61,8 @@ def test_a_right_file_passes_every_check(tmp_path, precision):
 @pytest.mark.parametrize("precision", ("fp32", "int8"))
 def test_rows_in_another_order_in_one_weight_are_found(tmp_path, precision):
     name = "layers.1.value.weight" + ("_int8" if precision == "int8" else "")
-    assert "logits, right padding" in failed(edit(export(tmp_path, precision), **{name: lambda w: w[::-1].copy()}))
+    broken = edit(export(tmp_path, precision), **{name: lambda w: w[::-1].copy()})
+    assert "logits, right padding" in failed(broken)
 
 
 @pytest.mark.parametrize("precision", ("fp32", "int8"))
@@ -133,7 +135,8 @@ def test_logits_of_keeps_the_order_of_rows(tmp_path):
     int8 = export(tmp_path, "int8")
     found = logits_of(int8, ids, mask)
     assert relative_rmse(found, expected) <= 0.1
-    assert np.array_equal(found[5:6], logits_of(int8, ids[5:6], mask[5:6]))  # no row depends on its neighbours
+    alone = logits_of(int8, ids[5:6], mask[5:6])
+    assert np.array_equal(found[5:6], alone)  # no row depends on its neighbours
     with pytest.raises(ValueError, match="30 tokens .* takes 24"):
         logits_of(int8, np.ones((1, 30), np.int32), np.ones((1, 30), np.int32))
 
@@ -157,7 +160,8 @@ def test_ids_are_compared_to_the_last_one():
     assert same.ok and (same.rows, same.value) == (5, 0.0)
     other = check_ids(texts, encode, lambda *parts: [i for i in encode(*parts) if i < 128], pairs)
     assert not other.ok and other.value == 1 and "'bé'" in other.detail
-    assert "'c', 'd'" in check_ids([], encode, lambda *parts: encode(*parts) + [0] * ("c" in parts), pairs).detail
+    longer = check_ids([], encode, lambda *parts: encode(*parts) + [0] * ("c" in parts), pairs)
+    assert "'c', 'd'" in longer.detail
     assert not check_ids([], encode, encode).ok
 
 

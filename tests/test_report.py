@@ -259,15 +259,22 @@ def test_each_file_is_compared_with_its_own_kind():
 
 
 @pytest.mark.parametrize(("points", "size", "words"), [
-    (97.86, 13_650_112, "level with it on the test split"),
-    (98.86, 13_650_112, "1.0 points above it on the test split"),
+    (97.86, 13_650_112, "level with the teacher on the test split"),
+    (98.86, 13_650_112, "1.0 points above the teacher on the test split"),
     (97.43, 46_831_804, "2.0× larger, "),
     (97.43, 23_415_902, "no smaller, ")])
 def test_headline_is_honest(points, size, words):
     student, teacher = build_files(("onnx",))
     student = FileEvidence(**{**student.__dict__, "file_bytes": size, "test": Score(points, 1.0, 700)})
     evidence = build_evidence((student, teacher))
-    assert words in headline(primary(evidence, build_plan()))
+    assert words in headline(primary(evidence, build_plan()), "this machine")
+
+
+def test_headline_compares_with_the_teachers_file_where_that_was_scored():
+    student, teacher = build_files(("onnx",))
+    teacher = FileEvidence(**{**teacher.__dict__, "test": Score(97.93, 1.0, 700)})
+    best = primary(build_evidence((student, teacher)), build_plan())
+    assert headline(best, "this machine").endswith("file on this machine, 0.5 points below it on the test split")
 
 
 def test_evidence_from_a_file_gives_the_same_page():
