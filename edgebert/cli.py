@@ -202,6 +202,8 @@ def main() -> None:
     """Runs the command line; expected failures become one line on stderr and their exit code."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads that spin while they wait cost a factor of three and more as soon as another program wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for noisy in ("torchao", "torch.utils._pytree"):  # they warn on import of parts that are not used here
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:

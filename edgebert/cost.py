@@ -145,9 +145,14 @@ def graph_bytes(runtime: str, precision: str, signatures: int = 1) -> tuple[int,
 
 
 def block_memory_mb(block: Block, row: CostRow, signatures: int = 1) -> float:
-    """Megabytes the block's parameters take in a running process, at its peak. Word embeddings count apart, because a
-    runtime may leave them in the mapped file and touch single rows."""
+    """Megabytes the block's parameters take in a running process, at its peak.
+
+    Word embeddings count apart, because a runtime may leave them in the mapped file and touch single rows. TFLite
+    keeps a packed copy of the weights for every signature that is opened, beside the mapped file.
+    """
     copies = row.table_copies if block.table else row.weight_copies
+    if row.runtime == "tflite" and not block.table:
+        copies += (signatures - 1) * max(0.0, copies - 1)
     return copies * block_bytes(block, row.precision, row.runtime, signatures) / MB
 
 

@@ -1,6 +1,6 @@
 """A small ONNX graph writer: named weights, operations, one model at the end. Knows nothing of encoders.
 
-Files are opset 20 (the first with Gelu) and IR version 9, which onnxruntime 1.17 and every later one loads.
+Files are opset 20 (the first with Gelu) and IR version 9; onnxruntime 1.18 and 1.31 were tried and load them.
 Only operators of the standard domain are written; what a runtime fuses is its own affair.
 """
 
@@ -85,7 +85,8 @@ class Graph:
             values(TensorProto.FLOAT, {name: dims for name, (_, dims) in outputs.items()}),
             [numpy_helper.from_array(value, name) for name, value in self.weights.items()])
         opsets = [helper.make_opsetid("", OPSET)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION, producer_name="edgebert")
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION,
+                                  producer_name="edgebert")
         onnx.checker.check_model(model, full_check=True)
         helper.set_model_props(model, metadata)
         return model

@@ -176,8 +176,7 @@ def scaled_error(found: np.ndarray, truth: np.ndarray) -> float:
 def relative_rmse(found: np.ndarray, truth: np.ndarray) -> float:
     """Logits [N, labels]: the root mean square of found - truth over that of truth minus its mean row, so
     that what all rows share does not hide an error. Where the rows hardly differ (an untrained classifier)
-    the divisor would
-    vanish: it is at least CONSTANT_SHARE of the root mean square of truth itself."""
+    the divisor would vanish: it is at least CONSTANT_SHARE of the root mean square of truth itself."""
     divisor = max(_rms(truth - truth.mean(axis=0)), CONSTANT_SHARE * _rms(truth))
     return _rms(found - truth) / divisor if divisor > 0 else math.inf
 

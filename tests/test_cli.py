@@ -1,0 +1,135 @@
+"""The command line as a person meets it: help, plans, and one clear line with its exit code for everything wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edgebert.plan import CompressionPlan
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN = [sys.executable, "-c", "from edgebert.cli import main; main()"]
+
+
+def edgebert(*args: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment}
+    return subprocess.run([*RUN, *map(str, args)], capture_output=True, text=True, cwd=cwd or ROOT, env=env, timeout=120)
+
+
+def test_help_is_quick_and_imports_nothing_heavy():
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        done = edgebert("--help")
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0 and "fit-device" in done.stdout and "Exit codes" in done.stdout
+    code = "import sys, edgebert.cli; print([m for m in ('torch', 'numpy', 'scipy', 'transformers') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT).stdout == "[]\n"
+    print(f"--help: median {statistics.median(seconds):.2f} s")
+
+
+@pytest.mark.parametrize("command", ["fit-device", "profiles", "inspect", "export", "verify", "bench"])
+def test_every_command_has_help_with_an_example(command):
+    done = edgebert(command, "--help")
+    assert done.returncode == 0 and f"edgebert {command}" in done.stdout.split("Example", 1)[1]
+
+
+def test_profiles_list_and_show():
+    listed = json.loads(edgebert("profiles", "--json").stdout)
+    assert {"pixel6", "raspberry-pi-4", "x86-laptop"} <= {profile["name"] for profile in listed}
+    shown = edgebert("profiles", "pixel6").stdout
+    assert "Cortex-X1" in shown and "0x80" in shown and "derived" in shown
+
+
+def test_dry_run_gives_a_plan_inside_the_budget_and_says_where_the_estimate_comes_from():
+    done = edgebert("fit-device", "-p", "pixel6", "--dry-run", "--max-latency", "5ms", "--json")
+    assert done.returncode == 0, done.stderr
+    plan = CompressionPlan.loads(done.stdout)
+    assert plan.estimate.tail_ms <= 5.0 and plan.bound.gap < 1e-6
+    shown = edgebert("fit-device", "-p", "pixel6", "--dry-run", "--max-latency", "5ms").stdout
+    assert "uncalibrated" in shown
+    tighter = CompressionPlan.loads(edgebert("fit-device", "-p", "pixel6", "--dry-run", "--max-latency", "3ms",
+                                             "--json").stdout)
+    assert tighter.predicted_error > plan.predicted_error
+
+
+def test_an_impossible_budget_ends_at_once_with_the_nearest_plan():
+    start = time.perf_counter()
+    done = edgebert("fit-device", "-p", "pixel6", "--dry-run", "--max-latency", "0.001ms")
+    assert done.returncode == 3 and time.perf_counter() - start < 20
+    assert done.stderr.count("\n") == 1 and "nearest" in done.stderr and "allow" in done.stderr
+
+
+WRONG = {
+    "unknown profile": (["fit-device", "-p", "pixel66", "--dry-run"], 2, "pixel6"),
+    "unknown task": (["fit-device", "--task", "snip", "--dry-run"], 2, "snips"),
+    "latency without a number": (["fit-device", "--max-latency", "fast", "--dry-run"], 2, "--max-latency"),
+    "negative size": (["fit-device", "--max-size=-3MB", "--dry-run"], 2, "--max-size"),
+    "task and data": (["fit-device", "--task", "snips", "--data", "x", "--out", "never"], 2, "not both"),
+    "no such model": (["fit-device", "--model", "./nowhere", "--out", "never"], 2, "./nowhere"),
+    "no such data": (["fit-device", "--data", "./nowhere", "--out", "never"], 2, "nowhere"),
+    "out exists": (["fit-device", "--out", "tests"], 2, "--overwrite"),
+    "out under a file": (["fit-device", "--out", "README.md/x"], 2, "cannot write"),
+    "tables without dry run": (["fit-device", "--tables", "x", "--out", "never"], 2, "--dry-run"),
+    "tables that are none": (["fit-device", "--dry-run", "--tables", "pyproject.toml"], 2, "table of errors"),
+    "verify of no bundle": (["verify", "docs"], 2, "not a bundle"),
+    "bench of no bundle": (["bench", "docs"], 2, "not a bundle"),
+    "inspect of nothing": (["inspect", "nowhere"], 2, "nowhere"),
+    "inspect of a text": (["inspect", "README.md"], 2, "JSON"),
+    "export of no classifier": (["export", "./nowhere", "--out", "never"], 2, "./nowhere"),
+    "no command of that name": (["fit-devic"], 2, "fit-device"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_bad_input_gets_one_line_and_its_exit_code(name):
+    args, code, expected = WRONG[name]
+    done = edgebert(*args)
+    assert done.returncode == code, done.stderr
+    assert expected in done.stderr and "Traceback" not in done.stderr + done.stdout
+    assert not (ROOT / "never").exists()
+    if name != "no command of that name":  # typer draws a box there
+        lines = [line for line in done.stderr.splitlines() if line.startswith("edgebert: ")]
+        assert len(lines) == 1 and done.stderr.splitlines()[-1] == lines[0]
+
+
+def test_a_profile_with_an_unknown_key_is_named(tmp_path):
+    text = (ROOT / "profiles" / "pixel6.toml").read_text().replace('name = "pixel6"', 'name = "mine"')
+    (tmp_path / "mine.toml").write_text(text.replace("threads = 1\np90", "thread = 1\np90"))
+    done = edgebert("fit-device", "-p", tmp_path / "mine.toml", "--dry-run")
+    assert done.returncode == 2 and "thread" in done.stderr and "mine.toml" in done.stderr
+
+
+def test_inspect_counts_what_torch_counts(bert_folder):
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    found = json.loads(edgebert("inspect", bert_folder, "--length", "16", "--json").stdout)
+    model = AutoModelForSequenceClassification.from_pretrained(bert_folder, dtype=torch.float32)
+    assert found["params"] == sum(p.numel() for p in model.parameters())
+    assert found["kind"] == "checkpoint" and found["shape"]["layers"] == [[4, 96]] * 3
+
+
+def test_export_writes_a_proven_file_that_answers_as_the_checkpoint(bert_folder, tmp_path):
+    import numpy as np
+    import onnxruntime
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    done = edgebert("export", bert_folder, "--out", tmp_path / "e", "--runtime", "onnx", "--precision", "fp32",
+                    "--length", "16")
+    assert done.returncode == 0, done.stderr
+    session = onnxruntime.InferenceSession(str(tmp_path / "e" / "model_fp32.onnx"))
+    ids = np.array([[2, 57, 60, 3]], np.int32)
+    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    with torch.no_grad():
+        expected = AutoModelForSequenceClassification.from_pretrained(bert_folder)(torch.from_numpy(ids).long()).logits
+    assert np.abs(session.run(None, feeds)[0] - expected.numpy()).max() < 1e-5
+    assert json.loads((tmp_path / "e" / "labels.json").read_text()) == ["music", "weather"]
