@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -58,45 +58,46 @@ BUDGET, INPUT, RUN = "Budget (defaults come from the profile)", "Model and data"
   edgebert fit-device -p pixel6 --max-latency 3ms --dry-run         (the plan only, in seconds)""")
 def fit_device(
     profile: Profile = "pixel6",
-    model: Annotated[Optional[str], typer.Option("--model", "-m", rich_help_panel=INPUT, help="Hugging Face folder "
+    model: Annotated[str | None, typer.Option("--model", "-m", rich_help_panel=INPUT, help="Hugging Face folder "
                      "or hub id. Default: all-MiniLM-L6-v2 from the `demo` extra.")] = None,
-    task: Annotated[Optional[str], typer.Option(rich_help_panel=INPUT, help="A demo task: snips (default) or "
+    task: Annotated[str | None, typer.Option(rich_help_panel=INPUT, help="A demo task: snips (default) or "
                     "clinc150.")] = None,
-    data: Annotated[Optional[Path], typer.Option(rich_help_panel=INPUT, help="Your data: a folder with train/dev/test "
+    data: Annotated[Path | None, typer.Option(rich_help_panel=INPUT, help="Your data: a folder with train/dev/test "
                     ".jsonl(.gz), .csv, .tsv or .parquet, a `datasets` folder, or one train file.")] = None,
-    text_column: Annotated[Optional[str], typer.Option(rich_help_panel=INPUT, help="Column with the text.")] = None,
-    pair_column: Annotated[Optional[str], typer.Option(rich_help_panel=INPUT, help="Column with the second text of a "
+    text_column: Annotated[str | None, typer.Option(rich_help_panel=INPUT, help="Column with the text.")] = None,
+    pair_column: Annotated[str | None, typer.Option(rich_help_panel=INPUT, help="Column with the second text of a "
                            "pair.")] = None,
-    label_column: Annotated[Optional[str], typer.Option(rich_help_panel=INPUT, help="Column with the label.")] = None,
-    length: Annotated[Optional[int], typer.Option(rich_help_panel=INPUT, help="Tokens a row is cut to. Default: what "
+    label_column: Annotated[str | None, typer.Option(rich_help_panel=INPUT, help="Column with the label.")] = None,
+    length: Annotated[int | None, typer.Option(rich_help_panel=INPUT, help="Tokens a row is cut to. Default: what "
                       "holds 99.5 % of the training rows.")] = None,
-    max_latency: Annotated[Optional[str], typer.Option(rich_help_panel=BUDGET, help="Such as 12ms; at --percentile.")
+    max_latency: Annotated[str | None, typer.Option(rich_help_panel=BUDGET, help="Such as 12ms; at --percentile.")
                            ] = None,
-    percentile: Annotated[Optional[Percentile], typer.Option(rich_help_panel=BUDGET, help="Of the latency.")] = None,
-    max_memory: Annotated[Optional[str], typer.Option(rich_help_panel=BUDGET, help="Peak of the process, such as "
+    percentile: Annotated[Percentile | None, typer.Option(rich_help_panel=BUDGET, help="Of the latency.")] = None,
+    max_memory: Annotated[str | None, typer.Option(rich_help_panel=BUDGET, help="Peak of the process, such as "
                           "60MB.")] = None,
-    max_size: Annotated[Optional[str], typer.Option(rich_help_panel=BUDGET, help="Model file, such as 20MB.")] = None,
-    max_drop: Annotated[Optional[float], typer.Option(rich_help_panel=BUDGET, help="Points of the metric below the "
+    max_size: Annotated[str | None, typer.Option(rich_help_panel=BUDGET, help="Model file, such as 20MB.")] = None,
+    max_drop: Annotated[float | None, typer.Option(rich_help_panel=BUDGET, help="Points of the metric below the "
                         "teacher. Alone: minimise the latency.")] = None,
     runtime: Annotated[Runtime, typer.Option(rich_help_panel=RUN, help="auto takes the better one.")] = Runtime.auto,
-    threads: Annotated[Optional[int], typer.Option(rich_help_panel=RUN, help="Default: the profile's.")] = None,
-    effort: Annotated[Effort, typer.Option(rich_help_panel=RUN, help="Epochs of recovery: 1, 4 or 10.")
+    threads: Annotated[int | None, typer.Option(rich_help_panel=RUN, help="Default: the profile's.")] = None,
+    effort: Annotated[Effort, typer.Option(rich_help_panel=RUN, help="How long to recover what the cuts cost: a "
+                     "quarter, once or four times as long as a teacher is trained.")
                       ] = Effort.standard,
-    teacher_epochs: Annotated[Optional[int], typer.Option(min=1, rich_help_panel=RUN, help="Fine-tuning of a model "
+    teacher_epochs: Annotated[int | None, typer.Option(min=1, rich_help_panel=RUN, help="Fine-tuning of a model "
                               "that has no classifier for these labels yet.")] = None,
     criterion: Annotated[str, typer.Option(rich_help_panel=RUN, help="Importance: fisher or taylor.")] = "fisher",
-    tflite_compat: Annotated[Optional[str], typer.Option(rich_help_panel=RUN, help="2.14: a file that tflite-runtime "
+    tflite_compat: Annotated[str | None, typer.Option(rich_help_panel=RUN, help="2.14: a file that tflite-runtime "
                              "2.14.0 computes right.")] = None,
     this_machine: Annotated[bool, typer.Option("--this-machine", rich_help_panel=RUN, help="The target is this "
                             "machine: hold what is measured here against the budget.")] = False,
     seed: Annotated[int, typer.Option(min=0, rich_help_panel=RUN)] = 0,
-    cache: Annotated[Optional[Path], typer.Option(rich_help_panel=RUN, help="Default: $EDGEBERT_CACHE or "
+    cache: Annotated[Path | None, typer.Option(rich_help_panel=RUN, help="Default: $EDGEBERT_CACHE or "
                      "~/.cache/edgebert.")] = None,
     resume: Annotated[bool, typer.Option("--resume", rich_help_panel=RUN, help="Continue the stage that a stopped run "
                       "left half done. Finished stages are always kept.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", rich_help_panel=RUN, help="Print the plan and stop. Uses "
                        "stored error tables; needs no torch.")] = False,
-    tables: Annotated[Optional[Path], typer.Option(rich_help_panel=RUN, help="Error tables for --dry-run, as a run "
+    tables: Annotated[Path | None, typer.Option(rich_help_panel=RUN, help="Error tables for --dry-run, as a run "
                       "leaves them in its bundle.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", rich_help_panel=RUN, help="Where the bundle goes.")
                    ] = Path("edgebert-bundle"),
@@ -153,7 +154,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
 
 
 @app.command(epilog="Examples:\n\n  edgebert profiles\n\n  edgebert profiles pixel6 --json")
-def profiles(name: Annotated[Optional[str], typer.Argument(help="Show this one: a name or a .toml file.")] = None,
+def profiles(name: Annotated[str | None, typer.Argument(help="Show this one: a name or a .toml file.")] = None,
              as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     """List the device profiles, or show one with the source of each figure."""
     cli_plan.profiles(name, as_json)
@@ -173,7 +174,7 @@ def export(model: Annotated[str, typer.Argument(help="A fine-tuned checkpoint: a
            runtime: Annotated[Runtime, typer.Option(help="onnx, tflite or both.")] = Runtime.both,
            precision: Annotated[str, typer.Option(help="fp32 or int8.")] = "int8",
            length: Annotated[int, typer.Option(help="Most tokens of an input.")] = 64,
-           tflite_compat: Annotated[Optional[str], typer.Option(help="2.14 for tflite-runtime 2.14.0.")] = None,
+           tflite_compat: Annotated[str | None, typer.Option(help="2.14 for tflite-runtime 2.14.0.")] = None,
            overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace older files.")] = False) -> None:
     """Export a checkpoint as it is, without compression, and prove the files."""
     _check_out(out, overwrite)
@@ -189,7 +190,7 @@ def verify(folder: Annotated[Path, typer.Argument(help="A bundle.")],
 
 @app.command(epilog="Examples:\n\n  edgebert bench edgebert-bundle\n\n  edgebert bench edgebert-bundle --check")
 def bench(folder: Annotated[Path, typer.Argument(help="A bundle.")],
-          threads: Annotated[Optional[int], typer.Option(help="Default: the plan's.")] = None,
+          threads: Annotated[int | None, typer.Option(help="Default: the plan's.")] = None,
           runs: Annotated[int, typer.Option(help="Timed runs a file.")] = 200,
           check: Annotated[bool, typer.Option("--check", help="This machine is the target: exit code 7 where the "
                            "budget is missed.")] = False,

@@ -67,7 +67,8 @@ class CostRow:
     probability x value. ns_per_score: softmax over attention scores. ns_per_inner: GELU over FFN activations.
     ns_per_stream: norms, residuals, transposes and quantisation over activations as wide as the model.
     ns_per_weight_byte: reading the weights. runtime_mb: the process without a model. weight_copies,
-    table_copies: how often weights, and the word embedding, lie in memory at its peak. error_pct: expected error of a latency computed from the row.
+    table_copies: how often weights, and the word embedding, lie in memory at its peak. error_pct: expected error of a
+    latency computed from the row.
     """
 
     runtime: str
@@ -208,13 +209,15 @@ def read_profile(path: Path) -> DeviceProfile:
     return profile
 
 
+_KINDS = {"str": str, "int": int, "float": float, "float | None": float}
+_CHOICES = {"runtime": RUNTIMES, "precision": PRECISIONS, "provenance": PROVENANCES, "percentile": PERCENTILES}
+_MAY_BE_ZERO = frozenset(("base_us", "op_us", "ns_per_mac", "ns_per_score_mac", "ns_per_score", "ns_per_inner",
+                          "ns_per_stream", "ns_per_weight_byte", "error_pct", "runtime_mb", "weight_copies",
+                          "table_copies", "max_drop"))
+
+
 class _Reader:
     """Turns TOML values into records and names the file and the key path in every complaint."""
-
-    _KINDS = {"str": str, "int": int, "float": float, "float | None": float}
-    _CHOICES = {"runtime": RUNTIMES, "precision": PRECISIONS, "provenance": PROVENANCES, "percentile": PERCENTILES}
-    _MAY_BE_ZERO = {"base_us", "op_us", "ns_per_mac", "ns_per_score_mac", "ns_per_score", "ns_per_inner",
-                    "ns_per_stream", "ns_per_weight_byte", "error_pct", "runtime_mb", "weight_copies", "table_copies", "max_drop"}
 
     def __init__(self, file: str) -> None:
         self.file = file
@@ -242,10 +245,10 @@ class _Reader:
         if kind is float and type(value) is int:
             value = float(value)
         self.value(value, kind, key)
-        if kind is not str and (not math.isfinite(value) or value < 0 or value == 0 and last not in self._MAY_BE_ZERO):
+        if kind is not str and (not math.isfinite(value) or value < 0 or (value == 0 and last not in _MAY_BE_ZERO)):
             raise self.fail(key, f"must be a positive number, got {value}")
-        if last in self._CHOICES and value not in self._CHOICES[last]:
-            raise self.fail(key, f"'{value}' is not one of {', '.join(self._CHOICES[last])}")
+        if last in _CHOICES and value not in _CHOICES[last]:
+            raise self.fail(key, f"'{value}' is not one of {', '.join(_CHOICES[last])}")
         return value
 
     def integer(self, text: str, key: str) -> int:
@@ -266,7 +269,7 @@ class _Reader:
 
     def record(self, table: Any, record: type, where: str) -> Any:
         self.value(table, dict, where)
-        kinds = {f.name: self._KINDS[str(f.type)] for f in fields(record)}
+        kinds = {f.name: _KINDS[str(f.type)] for f in fields(record)}
         needed = [f.name for f in fields(record) if f.default is MISSING]
         self.keys(table, list(kinds), needed, where + ".")
         return record(**{key: self.scalar(value, kinds[key], f"{where}.{key}") for key, value in table.items()})

@@ -16,8 +16,8 @@ from edgebert.errors import UsageError
 from edgebert.progress import Reporter
 from edgebert.stages import file_name, quietly
 from edgebert.tokenization import PROBE_TEXTS, encode, load_tokenizer, write_tokenizer
-from exporters import EXPORTERS
 from exporters.artifact import PRECISIONS, Artifact, InputSpec, Precision
+from exporters.files import export_files
 from exporters.parity import Parity, check_logits, require
 
 
@@ -57,10 +57,9 @@ def export(model: str, out: Path, formats: tuple[str, ...] = ("onnx", "tflite"),
     try:
         for format in formats:
             target = made / file_name(format, precision, compat if format == "tflite" else None)
-            options = {"compat": compat} if compat and format == "tflite" else {}
             with reporter.stage(f"export {target.name}"), quietly():
-                artifact = EXPORTERS[format](checkpoint.net, target, spec, whole,
-                                             {"labels": json.dumps(checkpoint.labels)}, **options)
+                artifact, = export_files(format, checkpoint.net, {target: whole}, spec,
+                                         {"labels": json.dumps(checkpoint.labels)}, compat)
             with reporter.stage(f"prove {target.name}"):
                 checks += check_logits(artifact, checkpoint.net, rows.input_ids, rows.attention_mask,
                                        np.zeros_like(rows.input_ids) if spec.token_types else None)

@@ -117,7 +117,7 @@ def solve(options: tuple[Option, ...], drops: tuple[float, ...], limits: dict[st
     for layer in range(layers):
         for is_last, first in ((False, inner), (True, last)):
             for part in ("attention", "ffn"):
-                row = column(lambda o: (o.layer, o.part, o.last) == (layer, part, is_last))
+                row = column(lambda o, key=(layer, part, is_last): (o.layer, o.part, o.last) == key)
                 row[first + layer] = -1
                 require(row, 0, 0)
         row = np.zeros(size)  # an inner layer lies before the last one
@@ -129,7 +129,7 @@ def solve(options: tuple[Option, ...], drops: tuple[float, ...], limits: dict[st
     blocks = sorted({(o.layer, o.part) for o in options})
     if arena:
         for block in blocks:
-            row = column(lambda o: o.arena_mb * ((o.layer, o.part) == block))
+            row = column(lambda o, block=block: o.arena_mb * ((o.layer, o.part) == block))
             row[peak] = -1
             require(row, -np.inf, 0)
     for index, (name, limit) in enumerate(limits.items()):

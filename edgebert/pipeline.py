@@ -18,7 +18,7 @@ from edgebert.progress import Reporter
 from edgebert.prove import Nets, evaluate, prove, score
 from edgebert.request import EFFORTS, FitRequest
 from edgebert.search import front
-from edgebert.stages import Workplace, recovery_schedule, student_of, tables_of, teacher_of
+from edgebert.stages import RECOVERY, Workplace, schedule_for, student_of, tables_of, teacher_of
 from edgebert.tables import ErrorTables
 from edgebert.train.loop import Schedule
 from edgebert.train.teacher import logits_of
@@ -45,7 +45,7 @@ def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResu
     teacher = teacher_of(material.checkpoint, material.data, material.train, request.teacher_epochs, work)
     tables = tables_of(teacher, material.data, material.train, request.criterion, work)
     plan = decide(request, material, teacher, tables, work)
-    cut, student = student_of(plan, teacher, material.data, material.train, schedule(request), work)
+    cut, student = student_of(plan, teacher, material.data, material.train, recovery(request, material), work)
     models = tuple(evaluate(role, net, material, request.metric) for role, net in
                    (("teacher", teacher), ("cut", cut), ("student", student)))
     try:
@@ -62,8 +62,9 @@ def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResu
     return FitResult(request.out, plan, evidence)
 
 
-def schedule(request: FitRequest) -> Schedule:
-    return recovery_schedule(EFFORTS[request.effort], request.seed)
+def recovery(request: FitRequest, material: Material) -> Schedule:
+    """How long the request's effort recovers on these rows."""
+    return schedule_for(RECOVERY, material.train, len(material.data.labels), EFFORTS[request.effort], request.seed)
 
 
 def decide(request: FitRequest, material: Material, teacher: Encoder, tables: ErrorTables,
@@ -80,7 +81,7 @@ def decide(request: FitRequest, material: Material, teacher: Encoder, tables: Er
 
     def drop_of(plan: CompressionPlan) -> float:
         work.reporter.say(f"  trying {plan.estimate.text()}")
-        _, student = student_of(plan, teacher, material.data, material.train, schedule(request), work)
+        _, student = student_of(plan, teacher, material.data, material.train, recovery(request, material), work)
         drop = before - score(logits_of(student, material.select), material.select.labels, request.metric).points
         work.reporter.say(f"    {drop:+.2f} points lost on the selection split")
         return drop

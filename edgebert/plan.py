@@ -155,10 +155,11 @@ def _precision(layers: list[tuple[str, str]], embedding: str, head: str) -> Prec
         raise UsageError(f"plan: precision: {error}") from error
 
 
+_KINDS = {"int": int, "float": float, "str": str}
+
+
 class _Keys:
     """Takes typed values out of one JSON object and names the key in every complaint."""
-
-    _KINDS = {"int": int, "float": float, "str": str}
 
     def __init__(self, value: Any, where: str) -> None:
         if not isinstance(value, dict):
@@ -191,7 +192,7 @@ class _Keys:
             optional = str(item.type).endswith("| None") and keys.value.get(item.name, 0) is None
             if optional:
                 keys.taken.add(item.name)
-            kind = self._KINDS.get(str(item.type).split(" ")[0], str)
+            kind = _KINDS.get(str(item.type).split(" ")[0], str)
             made[item.name] = None if optional else keys.take(item.name, kind)
         keys.nothing_left()
         return record(**made)

@@ -9,8 +9,8 @@ from edgebert.data import Columns
 from edgebert.device import RUNTIMES, Budget, DeviceProfile
 from edgebert.errors import UsageError
 
-EFFORTS = {"quick": 1, "standard": 4, "thorough": 10}
-"""Effort -> epochs of recovery by distillation."""
+EFFORTS = {"quick": 0.25, "standard": 1.0, "thorough": 4.0}
+"""Effort -> how long recovery by distillation takes, relative to fine-tuning the teacher."""
 
 RUNTIME_CHOICES = ("auto", "both", *RUNTIMES)
 

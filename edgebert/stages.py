@@ -29,14 +29,13 @@ from edgebert.train.batches import Rows, in_order
 from edgebert.train.loop import Schedule
 from edgebert.train.recover import recover
 from edgebert.train.teacher import fine_tune
-from exporters import EXPORTERS
 from exporters.artifact import Artifact, InputSpec, Precision
+from exporters.files import export_files
 
 TEACHER = Schedule(epochs=1, learning_rate=1.5e-4)
-TEACHER_STEPS = (300, 10)
-"""A teacher is trained for whole epochs, at least one, until it has made about 300 steps and 10 for each label."""
-
 RECOVERY = Schedule(epochs=1, learning_rate=4e-4, weight_decay=0.0)
+STEPS, STEPS_PER_LABEL = 300, 10
+"""A task is trained on for about 300 steps and 10 more for each label, in whole epochs, at least one."""
 
 IMPORTANCE_ROWS = 1024
 TABLE_ROWS = 256
@@ -76,11 +75,10 @@ def _saved_net(net: Encoder) -> Callable[[Path], Encoder]:
     return load
 
 
-def teacher_schedule(rows: Rows, labels: int, epochs: int | None, seed: int) -> Schedule:
-    """As many whole epochs as TEACHER_STEPS asks for, 20 at most, unless `epochs` says how many."""
-    fixed, per_label = TEACHER_STEPS
-    wanted = round((fixed + per_label * labels) / TEACHER.steps(rows))
-    return replace(TEACHER, epochs=epochs or max(1, min(20, wanted)), seed=seed)
+def schedule_for(base: Schedule, rows: Rows, labels: int, effort: float, seed: int) -> Schedule:
+    """`base` with as many whole epochs as the task asks for, times `effort`; 1 to 40."""
+    wanted = effort * (STEPS + STEPS_PER_LABEL * labels) / base.steps(rows)
+    return replace(base, epochs=max(1, min(40, round(wanted))), seed=seed)
 
 
 def teacher_of(checkpoint: Checkpoint, data: Dataset, train: Rows, epochs: int | None, work: Workplace) -> Encoder:
@@ -88,7 +86,9 @@ def teacher_of(checkpoint: Checkpoint, data: Dataset, train: Rows, epochs: int |
     if checkpoint.labels == data.labels:
         work.reporter.say("  teacher: the checkpoint is already fine-tuned for these labels")
         return checkpoint.net
-    schedule = teacher_schedule(train, len(data.labels), epochs, work.seed)
+    schedule = schedule_for(TEACHER, train, len(data.labels), 1.0, work.seed)
+    if epochs is not None:
+        schedule = replace(schedule, epochs=epochs)
     inputs = {"checkpoint": checkpoint.sha256, "data": data.sha256, "length": int(train.ids.shape[1]),
               "schedule": asdict(schedule)}
 
@@ -101,10 +101,6 @@ def teacher_of(checkpoint: Checkpoint, data: Dataset, train: Rows, epochs: int |
     if found:
         work.reporter.reused("fine-tune the teacher", f"{schedule.epochs} epochs")
     return net
-
-
-def recovery_schedule(epochs: int, seed: int) -> Schedule:
-    return replace(RECOVERY, epochs=epochs, seed=seed)
 
 
 def tables_of(teacher: Encoder, data: Dataset, train: Rows, criterion: str, work: Workplace) -> ErrorTables:
@@ -156,24 +152,27 @@ def file_name(format: str, precision: str, compat: str | None) -> str:
     return f"model_{kind}{'_compat' if compat else ''}.{format}"
 
 
-def exported(role: str, net: Encoder, format: str, precision: Precision, spec: InputSpec, compat: str | None,
-             labels: tuple[str, ...], work: Workplace) -> Artifact:
-    """One exported file in the cache. role: "student" or "teacher", for the progress line."""
-    name = file_name(format, precision.name, compat)
+def exported(role: str, net: Encoder, format: str, precisions: tuple[Precision, ...], spec: InputSpec,
+             compat: str | None, labels: tuple[str, ...], work: Workplace) -> tuple[Artifact, ...]:
+    """Files of one network in the cache, one for each precision. role: "student" or "teacher", for the progress."""
+    names = [file_name(format, p.name, compat if format == "tflite" and p.name != "fp32" else None) for p in precisions]
     metadata = {"labels": json.dumps(labels), "lengths": json.dumps(spec.lengths)}
-    inputs = {"model": weights_hash(net), "format": format, "precision": asdict(precision), "inputs": asdict(spec),
-              "compat": compat, "labels": list(labels)}
+    inputs = {"model": weights_hash(net), "format": format, "precisions": [asdict(p) for p in precisions],
+              "inputs": asdict(spec), "compat": compat, "labels": list(labels)}
+    title = f"export the {role}, {format} {precisions[0].name}"
 
     def make(out: Path, partial: Path) -> None:
-        options = {"compat": compat} if compat and format == "tflite" else {}
-        with work.reporter.stage(f"export the {role}, {format} {precision.name}"), quietly():
-            EXPORTERS[format](net, out / name, spec, precision, metadata, **options)
+        files = {out / name: precision for name, precision in zip(names, precisions, strict=True)}
+        with work.reporter.stage(title), quietly():
+            export_files(format, net, files, spec, metadata, compat)
 
-    artifact, found = work.cache.stage("file", 1, inputs, make,
-                                       lambda entry: Artifact.of(entry / name, format, precision.name, spec))
+    def load(entry: Path) -> tuple[Artifact, ...]:
+        return tuple(Artifact.of(entry / name, format, p.name, spec) for name, p in zip(names, precisions, strict=True))
+
+    artifacts, found = work.cache.stage("file", 1, inputs, make, load)
     if found:
-        work.reporter.reused(f"export the {role}, {format} {precision.name}", name)
-    return artifact
+        work.reporter.reused(title, names[0])
+    return artifacts
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ class ErrorTables:
 
     metric: what an error is ("kl": mean KL divergence of the cut model's answer from the whole model's, in nats).
     head_order, neuron_order: per layer, indices from most to least important; a width keeps a prefix of them.
-    rows, length: how many training rows, of at most how many tokens, the errors were measured on.
+    rows, length: how many training rows, cut to how many tokens, the errors were measured on.
     """
 
     source: EncoderShape

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +39,7 @@ from exporters.artifact import InputSpec, Precision
 
 LENGTHS = (16, 32, 64, 128)
 FOLDS = 4
-# The coefficient each counted quantity is multiplied by, and the digits worth printing.
+# The coefficient each counted quantity is multiplied by.
 COEFFICIENTS = ("base_us", "op_us", "ns_per_mac", "ns_per_score_mac", "ns_per_score", "ns_per_inner", "ns_per_stream",
                 "ns_per_weight_byte")
 PEAK = ("import sys; from pathlib import Path; from device_bench.runtimes import open_model; "
@@ -77,7 +78,8 @@ def export(shape: EncoderShape, runtime: str, precision: str, path: Path, length
 
     if not path.is_file():
         torch.manual_seed(0)
-        EXPORTERS[runtime](Encoder(shape).eval(), path, InputSpec(lengths), Precision.uniform(precision, len(shape.layers)))
+        uniform = Precision.uniform(precision, len(shape.layers))
+        EXPORTERS[runtime](Encoder(shape).eval(), path, InputSpec(lengths), uniform)
     return path
 
 
@@ -89,7 +91,7 @@ def latencies_ms(sessions: list[Session], threads: int, rounds: int) -> dict[tup
     gc.freeze()  # every burst collects garbage first, which with torch loaded takes longer than the burst
     for _ in range(rounds):
         for (index, length), feed in feeds.items():
-            burst = measure(lambda: sessions[index].run(feed), clock, warmup=2, runs=5, max_seconds=2.0)
+            burst = measure(partial(sessions[index].run, feed), clock, warmup=2, runs=5, max_seconds=2.0)
             seen[index, length].extend(burst.samples_ns)
     return {key: float(np.percentile(samples, 10)) / 1e6 for key, samples in seen.items()}
 
@@ -129,7 +131,7 @@ def held_out_errors(samples: list[Sample], precision: str) -> np.ndarray:
 
 
 def memory(runtime: str, precision: str, folder: Path) -> tuple[float, float, float]:
-    """(runtime_mb, weight_copies, table_copies): peaks of processes that open a file and run it, fitted to its bytes."""
+    """(runtime_mb, weight_copies, table_copies): peaks of processes that open and run a file, fitted to its bytes."""
     from scipy.optimize import nnls
 
     rows, peaks = [], []

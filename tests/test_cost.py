@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,7 @@ def test_less_work_never_costs_more() -> None:
             found = [cost.estimate(replace(MIDDLE, layers=(LayerSpec(heads, ffn),) * depth),
                                    Precision.uniform(kind, depth), profile, runtime, 1, 64)
                      for heads, ffn, depth in ((1, 64, 1), (1, 64, 2), (1, 128, 2), (2, 128, 2), (4, 512, 3))]
-            for smaller, larger in zip(found, found[1:]):
+            for smaller, larger in pairwise(found):
                 assert smaller.latency_ms < larger.latency_ms and smaller.file_bytes < larger.file_bytes
                 assert smaller.memory_mb < larger.memory_mb and smaller.params < larger.params
 
@@ -119,7 +120,7 @@ def test_the_text_says_how_far_to_trust_it() -> None:
 
 def test_a_missing_row_is_refused_and_never_free() -> None:
     profile, precision = load_profile("pixel6"), Precision.uniform("int8", 3)
-    with pytest.raises(UsageError, match="no cost row for onnx int8 with 7 threads .*onnx fp32 1T.*measure the row"):
+    with pytest.raises(UsageError, match=r"no cost row for onnx int8 with 7 threads .*onnx fp32 1T.*measure the row"):
         cost.estimate(MIDDLE, precision, profile, "onnx", 7, 64)
     mixed = replace(precision, head="fp32")
     only_int8 = replace(profile, rows=(profile.row("onnx", "int8", 1),))

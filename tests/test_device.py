@@ -38,7 +38,7 @@ def test_a_shipped_profile_is_complete(name: str) -> None:
     for row in profile.rows:
         assert len(row.source) > 20, "every cost row says where it comes from"
         assert row.provenance == "measured" or row.error_pct >= 30
-        assert row.ns_per_mac > 0 and row.op_us > 0
+        assert row.ns_per_mac > 0
     for runtime in profile.runtimes(1):
         fp32, int8 = (predicted_ms(MINILM, p, name, runtime, 1, 64) for p in ("fp32", "int8"))
         assert int8 < fp32
@@ -60,6 +60,7 @@ def test_a_default_budget_asks_for_a_real_compression(name: str) -> None:
     (BERT_BASE, "fp32", "galaxy-s24", "tflite", 4, 80, 90.0, 0.35),
     (BERT_BASE, "fp32", "pixel8", "tflite", 1, 64, 162.0, 0.25),
     (BERT_BASE, "fp32", "pixel8", "tflite", 1, 32, 81.8, 0.25),
+    (BERT_BASE, "fp32", "pixel8", "tflite", 1, 8, 20.1, 0.25),
     (TINYBERT, "fp32", "raspberry-pi-5", "tflite", 1, 16, 4.71, 0.40),
     (TINYBERT, "int8", "raspberry-pi-5", "tflite", 1, 16, 2.21, 0.40),
 ])
@@ -135,7 +136,7 @@ def test_sizes(text: str, mb: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "fast", "12 parsecs", "-3ms", "0", "1e999ms", "12ms13", "nan"])
 def test_nonsense_names_the_flag_and_an_example(text: str) -> None:
-    with pytest.raises(UsageError, match="--max-latency: .* write for example --max-latency 12ms"):
+    with pytest.raises(UsageError, match=r"--max-latency: .* write for example --max-latency 12ms"):
         parse_latency(text)
     with pytest.raises(UsageError, match="--max-memory 20MB"):
         parse_size(text, "--max-memory")

@@ -13,8 +13,16 @@ from onnx import numpy_helper
 
 from exporters.artifact import Artifact, InputSpec, Precision
 from exporters.onnx_export import export_onnx
-from exporters.parity import (Parity, ParityError, check_ids, check_logits, check_metric, logits_of,
-                              relative_rmse, require)
+from exporters.parity import (
+    Parity,
+    ParityError,
+    check_ids,
+    check_logits,
+    check_metric,
+    logits_of,
+    relative_rmse,
+    require,
+)
 from tests.test_onnx_export import random_encoder, truth
 
 INPUTS = InputSpec((8, 24))

@@ -92,5 +92,5 @@ def test_a_wrong_edit_is_named(change: Callable[[dict[str, Any]], Any], message:
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "null", "3"])
 def test_other_files_are_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="plan: (not JSON|must be an object)"):
+    with pytest.raises(UsageError, match=r"plan: (not JSON|must be an object)"):
         CompressionPlan.loads(text)

@@ -88,7 +88,7 @@ def test_the_optimum_is_that_of_brute_force(seed: int) -> None:
     space = list(every_candidate(given, device, "onnx"))
     rng = random.Random(seed)
     whole = max(space, key=lambda c: c.found.file_bytes).found
-    for trial in range(10):
+    for _ in range(10):
         def share(value: float, chance: float) -> float | None:
             return value * rng.uniform(0.25, 1.1) if rng.random() < chance else None
 
@@ -122,6 +122,21 @@ def test_of_equal_errors_the_fastest_wins() -> None:
     plan = search(given, device, Budget(), "onnx", 1, LENGTH)
     assert plan.predicted_error == 0 and plan.estimate.latency_ms == pytest.approx(best.found.latency_ms, rel=1e-6)
     assert plan.subnet.layers == (LayerSpec(1, 8),) * 2
+
+
+def test_of_two_cuts_that_cost_the_same_the_faster_wins() -> None:
+    base, device = tables(0, layers=1), profile()
+    for heads_cost, ffn_cost in ((0.25, 0.25), (0.25 + 1e-4, 0.25), (0.25, 0.25 + 1e-4)):
+        errors = LayerErrors({2: heads_cost, 4: 0.0}, {8: ffn_cost, 32: 0.0}, 9.0, 9.0, 9.0)
+        given = replace(base, layers=(errors,))
+        whole = search(given, device, Budget(), "onnx", 1, LENGTH, precisions=("fp32",)).estimate
+        cuts = {layer: cost.estimate(replace(given.source, layers=(layer,)), Precision.uniform("fp32", 1), device,
+                                     "onnx", 1, LENGTH) for layer in (LayerSpec(2, 32), LayerSpec(4, 8))}
+        budget = Budget(max_latency_ms=whole.tail_ms * 0.9999)
+        assert all(found.tail_ms <= budget.max_latency_ms for found in cuts.values())
+        price = {LayerSpec(2, 32): heads_cost, LayerSpec(4, 8): ffn_cost}
+        _, _, best = min((price[layer], cuts[layer].latency_ms, layer) for layer in cuts)
+        assert search(given, device, budget, "onnx", 1, LENGTH, precisions=("fp32",)).subnet.layers == (best,)
 
 
 def test_a_plan_keeps_the_most_important_ones() -> None:
@@ -173,7 +188,7 @@ def test_precisions_can_be_fixed() -> None:
 
 def test_without_cost_rows_nothing_is_planned() -> None:
     for runtime in ("onnx", "auto"):
-        with pytest.raises(UsageError, match="has no cost row for onnx .* with 3 threads"):
+        with pytest.raises(UsageError, match=r"has no cost row for onnx .* with 3 threads"):
             search(tables(0), profile(), Budget(), runtime, 3, LENGTH)
     with pytest.raises(UsageError, match="length 41 is outside 2 to 40"):
         search(tables(0), profile(), Budget(), "onnx", 1, 41)
@@ -185,7 +200,7 @@ def test_without_cost_rows_nothing_is_planned() -> None:
 def test_the_front_falls() -> None:
     plans = front(tables(4), profile(), Budget(max_latency_ms=0.001, max_size_mb=0.05), "onnx", 1, LENGTH, points=8)
     assert 3 <= len(plans) <= 8 and all(isinstance(plan, CompressionPlan) for plan in plans)
-    for faster, slower in zip(plans, plans[1:]):
+    for faster, slower in itertools.pairwise(plans):
         assert faster.estimate.latency_ms < slower.estimate.latency_ms
         assert faster.predicted_error > slower.predicted_error
     assert all(plan.estimate.file_bytes <= 0.05e6 for plan in plans)

@@ -80,7 +80,7 @@ def test_recovery_brings_the_student_nearer_to_the_teacher(shape):
 
 def test_fine_tuning_learns_the_labels(shape):
     rows = random_rows(shape, 48, 8)
-    net = fine_tune(random_net(shape), rows, Schedule(epochs=30, learning_rate=1e-3, batch_size=16))
+    net = fine_tune(random_net(shape), rows, Schedule(epochs=80, learning_rate=1e-3, batch_size=16))
     assert (logits_of(net, rows).argmax(1) == rows.labels).mean() > 0.9
 
 

@@ -123,7 +123,7 @@ def measure_errors(net: Encoder, rows: Rows, scores: Importance, model_sha256: s
     embedding = _embedding_error(base)
     tick(1)
     return ErrorTables(net.shape, "kl", scores.criterion, tuple(tables), embedding, head_order, neuron_order,
-                       len(rows), int(rows.mask.sum(1).max()), model_sha256, data_sha256)
+                       len(rows), rows.ids.shape[1], model_sha256, data_sha256)
 
 
 def _embedding_error(base: _Prefixes) -> float:

@@ -38,6 +38,10 @@ class Schedule:
         return self.learning_rate * min((step + 1) / rise, (steps - step) / max(1, steps - rise))
 
 
+def _trained(net: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return [(name, parameter) for name, parameter in net.named_parameters() if parameter.requires_grad]
+
+
 def _save(path: Path, step: int, net: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     tensors = {f"weight.{name}": value for name, value in net.state_dict().items()}
     names = {parameter: name for name, parameter in net.named_parameters()}
@@ -52,7 +56,7 @@ def _load(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     with safe_open(path, framework="pt") as file:
         step = int(file.metadata()["step"])
         net.load_state_dict({name: file.get_tensor(f"weight.{name}") for name in net.state_dict()})
-        for name, parameter in net.named_parameters():
+        for name, parameter in _trained(net):
             optimizer.state[parameter] = {"step": torch.tensor(float(step)),
                                           **{key: file.get_tensor(f"{key}.{name}")
                                              for key in ("exp_avg", "exp_avg_sq")}}
@@ -61,13 +65,14 @@ def _load(path: Path, net: nn.Module, optimizer: torch.optim.Optimizer) -> int:
 
 def optimise(net: nn.Module, rows: Rows, loss: Callable[[Batch], Tensor], schedule: Schedule,
              tick: Callable[[int], None] = lambda steps: None, state: Path | None = None) -> None:
-    """Trains `net` in place with AdamW and leaves it in eval mode.
+    """Trains the parameters of `net` that require a gradient, in place with AdamW, and leaves it in eval mode.
 
     loss: batch -> scalar. tick: called with the steps done since the last call. state: a file that holds the run every
     SAVE_EVERY steps; where it exists, training continues from it, and it is removed at the end.
     """
     torch.manual_seed(schedule.seed)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=schedule.learning_rate, weight_decay=schedule.weight_decay,
+    parameters = [parameter for _, parameter in _trained(net)]
+    optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, weight_decay=schedule.weight_decay,
                                   fused=True)
     steps, done = schedule.steps(rows), 0
     if state is not None and state.exists():
@@ -87,7 +92,7 @@ def optimise(net: nn.Module, rows: Rows, loss: Callable[[Batch], Tensor], schedu
             with torch.autocast("cpu", torch.bfloat16):
                 value = loss(batch)
             value.backward()
-            nn.utils.clip_grad_norm_(net.parameters(), schedule.clip)
+            nn.utils.clip_grad_norm_(parameters, schedule.clip)
             optimizer.step()
             tick(1)
             if state is not None and (step + 1) % SAVE_EVERY == 0 and step + 1 < steps:

@@ -1,0 +1,25 @@
+"""Several precisions of one network, sharing what can be shared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exporters import EXPORTERS
+from exporters.artifact import Artifact, InputSpec, Precision
+from exporters.tflite_export import convert_tflite, write_tflite
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def export_files(format: str, net: nn.Module, files: Mapping[Path, Precision], inputs: InputSpec,
+                 metadata: Mapping[str, str], compat: str | None = None) -> tuple[Artifact, ...]:
+    """Writes `net` once for each path. A TFLite network is converted once, which is the slow half, and quantised for
+    each; compat applies to its quantised files. Raises ExportError."""
+    if format != "tflite":
+        return tuple(EXPORTERS[format](net, path, inputs, precision, metadata) for path, precision in files.items())
+    converted = convert_tflite(net, inputs, metadata)
+    return tuple(write_tflite(converted, path, precision, None if precision.name == "fp32" else compat)
+                 for path, precision in files.items())
