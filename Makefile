@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: fit test bench clean
 
 fit: $(VENV)/.all
-	$(BIN)/edgebert fit-device --profile pixel6 --out edgebert-bundle
+	$(BIN)/edgebert fit-device --profile pixel6 --out edgebert-bundle --overwrite
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest

@@ -80,7 +80,10 @@ def write_bundle(request: FitRequest, material: Material, outcome: Outcome, seco
 
 def write_torch(folder: Path, plan: CompressionPlan, student: Encoder, material: Material) -> None:
     """The compressed model as transformers loads it, with its tokenizer."""
+    from transformers.utils import logging
+
     kept = tuple(material.checkpoint.source_layers[i] for i in plan.subnet.kept)
+    logging.disable_progress_bar()
     wrap(student, material.data.labels, kept).save_pretrained(folder)
     write_tokenizer(material.checkpoint.folder, folder)
 

@@ -58,8 +58,14 @@ class Cache:
             if not self.resume:
                 shutil.rmtree(work, ignore_errors=True)
             work.mkdir(exist_ok=True)
-            make(out, work)
-            (out / "inputs.json").write_text(json.dumps(inputs, indent=1, sort_keys=True), encoding="utf-8")
-            os.replace(out, entry)
+            try:
+                make(out, work)
+                (out / "inputs.json").write_text(json.dumps(inputs, indent=1, sort_keys=True), encoding="utf-8")
+                os.replace(out, entry)
+            except BaseException:
+                shutil.rmtree(out, ignore_errors=True)
+                if not any(work.iterdir()):
+                    work.rmdir()
+                raise
             shutil.rmtree(work, ignore_errors=True)
         return load(entry), found

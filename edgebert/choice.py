@@ -9,6 +9,7 @@ from edgebert.device import Budget, DeviceProfile
 from edgebert.errors import AccuracyError
 from edgebert.plan import CompressionPlan
 from edgebert.search import search
+from edgebert.spec import input_lengths
 from edgebert.tables import ErrorTables
 
 
@@ -19,16 +20,19 @@ def choose_plan(tables: ErrorTables, profile: DeviceProfile, budget: Budget, run
     runtime "both": the plan must fit under either runtime, so the one made for the slower is taken. Raises as
     `search` does.
     """
+    signatures = len(input_lengths(length))
     if runtime != "both":
-        return search(tables, profile, budget, runtime, threads, length)
-    plans = [search(tables, profile, budget, name, threads, length) for name in profile.runtimes(threads)]
+        return search(tables, profile, budget, runtime, threads, length, signatures=signatures)
+    plans = [search(tables, profile, budget, name, threads, length, signatures=signatures)
+             for name in profile.runtimes(threads)]
     plans.sort(key=lambda plan: plan.predicted_error)
     return next((plan for plan in plans if _fits_everywhere(plan, profile, budget)), plans[-1])
 
 
 def _fits_everywhere(plan: CompressionPlan, profile: DeviceProfile, budget: Budget) -> bool:
     for name in profile.runtimes(plan.threads):
-        own = cost.estimate(plan.shape, plan.precision, profile, name, plan.threads, plan.length, budget.percentile)
+        own = cost.estimate(plan.shape, plan.precision, profile, name, plan.threads, plan.length, budget.percentile,
+                            len(input_lengths(plan.length)))
         for value, limit in ((own.tail_ms, budget.max_latency_ms), (own.memory_mb, budget.max_memory_mb),
                              (own.file_bytes / cost.MB, budget.max_size_mb)):
             if limit is not None and value > limit:

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import shlex
+import signal
 import sys
 from dataclasses import replace
 from enum import StrEnum
@@ -15,7 +16,7 @@ from typing import Annotated
 import typer
 
 from edgebert import cli_files, cli_plan
-from edgebert.errors import UsageError
+from edgebert.errors import Interrupted, UsageError
 
 EXIT_CODES = """Exit codes: 0 ok, 2 usage or bad input, 3 budget unreachable, 4 a file does not compute what it should,
 5 accuracy below --max-drop, 6 device or runtime, 7 measured over budget, 130 interrupted."""
@@ -203,14 +204,15 @@ def main() -> None:
     """Runs the command line; expected failures become one line on stderr and their exit code."""
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Threads that spin while they wait cost a factor of three and more as soon as another program wants a core.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Torch's threads spin while they wait for each other; as soon as another program wants a core, that costs more than
+    # the work. A short spin keeps the speed of a quiet machine.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     for noisy in ("torchao", "torch.utils._pytree"):  # they warn on import of parts that are not used here
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, _interrupt)
     try:
         app(standalone_mode=True)
-    except KeyboardInterrupt:
-        _fail("stopped; finished stages are kept, run the same command with --resume to go on", 130)
     except OSError as error:
         full = " (free some space; finished stages are kept)" if error.errno == errno.ENOSPC else ""
         _fail(f"{error.filename or 'file system'}: {error.strerror or error}{full}", 2)
@@ -221,6 +223,10 @@ def main() -> None:
         if code is None:
             raise
         _fail(str(error), code)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise Interrupted("stopped; finished stages are kept, run the same command with --resume to go on")
 
 
 def _fail(message: str, code: int) -> None:

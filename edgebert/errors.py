@@ -9,6 +9,12 @@ class EdgeBertError(Exception):
     exit_code = 1
 
 
+class Interrupted(EdgeBertError):
+    """Ctrl-C or a polite kill."""
+
+    exit_code = 130
+
+
 class UsageError(EdgeBertError):
     """Bad input: a wrong flag, file, column, profile or checkpoint."""
 

@@ -14,6 +14,7 @@ from edgebert.bundle import move_into_place
 from edgebert.checkpoint import load_checkpoint, resolve
 from edgebert.errors import UsageError
 from edgebert.progress import Reporter
+from edgebert.spec import input_lengths
 from edgebert.stages import file_name, quietly
 from edgebert.tokenization import PROBE_TEXTS, encode, load_tokenizer, write_tokenizer
 from exporters.artifact import PRECISIONS, Artifact, InputSpec, Precision
@@ -48,7 +49,7 @@ def export(model: str, out: Path, formats: tuple[str, ...] = ("onnx", "tflite"),
     limit = checkpoint.net.shape.positions
     if not 8 <= length <= limit:
         raise UsageError(f"--length {length}: this checkpoint takes 8 to {limit} tokens")
-    spec = InputSpec((length // 2, length) if length >= 32 else (length,), checkpoint.net.shape.token_types > 1)
+    spec = InputSpec(input_lengths(length), checkpoint.net.shape.token_types > 1)
     whole = Precision.uniform(precision, len(checkpoint.net.layers))
     rows = encode(load_tokenizer(folder), [text for text in PROBE_TEXTS if text.strip()], max_length=length)
     made = out.with_name(f".{out.name}.tmp-{os.getpid()}")

@@ -10,6 +10,7 @@ from edgebert.demo import demo_model_folder, demo_task_folder
 from edgebert.errors import UsageError
 from edgebert.progress import Reporter
 from edgebert.request import FitRequest
+from edgebert.spec import input_lengths
 from edgebert.stages import rows_of
 from edgebert.tokenization import choose_length, lengths, load_tokenizer
 from edgebert.train.batches import Rows
@@ -33,8 +34,7 @@ class Material:
 def gather(request: FitRequest, reporter: Reporter) -> Material:
     """Loads the data, then the checkpoint with a classifier for the data's labels, and encodes the rows.
 
-    The length is the request's, or the shortest usual one that holds 99.5 % of the training rows uncut. Half of it is
-    offered too where that is at least 16 tokens: short inputs then cost half.
+    The length is the request's, or the shortest usual one that holds 99.5 % of the training rows uncut.
     """
     folder = resolve(request.model) if request.model else demo_model_folder()
     data = load_dataset(request.data or demo_task_folder(request.task or ""), request.columns)
@@ -47,7 +47,7 @@ def gather(request: FitRequest, reporter: Reporter) -> Material:
     if request.length is not None and not 8 <= request.length <= limit:
         raise UsageError(f"--length {request.length}: this checkpoint takes 8 to {limit} tokens")
     length = request.length or choose_length(lengths(tokenizer, data.train.texts, data.train.pairs), limit)
-    inputs = InputSpec((length // 2, length) if length >= 32 else (length,), data.train.pairs is not None)
+    inputs = InputSpec(input_lengths(length), data.train.pairs is not None)
     for note in data.notes:
         reporter.say(f"  data: {note}")
     reporter.say(f"  data: {data.name}: {len(data.train)} training rows, {len(data.labels)} labels, rows cut to "

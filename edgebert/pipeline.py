@@ -54,7 +54,8 @@ def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResu
     except (AccuracyError, ParityError) as error:
         reporter.say(f"  kept for inspection: {keep_failed(request, plan, student, material, error)}")
         raise
-    points = front(tables, request.profile, request.budget, plan.runtime, plan.threads, plan.length)
+    points = front(tables, request.profile, request.budget, plan.runtime, plan.threads, plan.length,
+                   signatures=len(material.inputs.lengths))
     with reporter.stage("write the bundle"):
         evidence = write_bundle(request, material, Outcome(plan, tables, student, models, proof, points),
                                 reporter.seconds)
@@ -76,7 +77,8 @@ def decide(request: FitRequest, material: Material, teacher: Encoder, tables: Er
             return choose_plan(tables, request.profile, budget, request.runtime, request.threads, length)
     with work.reporter.stage("search"):
         first = choose_plan(tables, request.profile, budget, request.runtime, request.threads, length)
-        plans = front(tables, request.profile, budget, first.runtime, request.threads, length)
+        plans = front(tables, request.profile, budget, first.runtime, request.threads, length,
+                      signatures=len(material.inputs.lengths))
     before = score(logits_of(teacher, material.select), material.select.labels, request.metric).points
 
     def drop_of(plan: CompressionPlan) -> float:

@@ -11,6 +11,12 @@ from typing import Any
 from edgebert.errors import UsageError
 
 
+def input_lengths(length: int) -> tuple[int, ...]:
+    """The sequence lengths a file is made for: `length`, and half of it where that is at least 16 tokens, so that a
+    short input costs half."""
+    return (length // 2, length) if length >= 32 else (length,)
+
+
 @dataclass(frozen=True, order=True)
 class LayerSpec:
     """Width of one transformer layer: attention heads and FFN neurons, both at least 1."""

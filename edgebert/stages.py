@@ -38,7 +38,7 @@ STEPS, STEPS_PER_LABEL = 300, 10
 """A task is trained on for about 300 steps and 10 more for each label, in whole epochs, at least one."""
 
 IMPORTANCE_ROWS = 1024
-TABLE_ROWS = 256
+TABLE_ROWS = 160
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,16 @@ def test_a_stopped_stage_leaves_no_entry_and_its_work_only_for_resume(tmp_path, 
     assert [p.name for p in (tmp_path / "s").iterdir()] == [content_key("s", 1, {})]
 
 
+def test_a_failed_stage_leaves_nothing_behind(tmp_path):
+    def full(out, work):
+        (out / "half").write_text("x")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        Cache(tmp_path).stage("s", 1, {}, full, lambda entry: None)
+    assert not list((tmp_path / "s").iterdir())
+
+
 def test_keys_depend_on_every_input_and_not_on_order():
     assert content_key("s", 1, {"a": 1, "b": [2]}) == content_key("s", 1, {"b": [2], "a": 1})
     assert len({content_key("s", 1, {"a": 1}), content_key("t", 1, {"a": 1}), content_key("s", 1, {"a": 1.5})}) == 3

@@ -133,3 +133,26 @@ def test_export_writes_a_proven_file_that_answers_as_the_checkpoint(bert_folder,
         expected = AutoModelForSequenceClassification.from_pretrained(bert_folder)(torch.from_numpy(ids).long()).logits
     assert np.abs(session.run(None, feeds)[0] - expected.numpy()).max() < 1e-5
     assert json.loads((tmp_path / "e" / "labels.json").read_text()) == ["music", "weather"]
+
+
+def test_ctrl_c_ends_with_one_line_and_resume_goes_on(bert_folder, tmp_path):
+    """A real process, stopped by a real signal inside a real training stage."""
+    import signal
+
+    from tests.test_pipeline import write_task
+
+    data = write_task(tmp_path / "task")
+    command = [*RUN, "fit-device", "-p", "pixel6", "--model", str(bert_folder), "--data", str(data), "--length", "16",
+               "--runtime", "onnx", "--teacher-epochs", "2000", "--max-latency", "100ms", "--cache",
+               str(tmp_path / "cache"), "--out", str(tmp_path / "b")]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+                               cwd=tmp_path)
+    deadline = time.monotonic() + 100
+    while not list(tmp_path.glob("cache/teacher/*.work/state.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert errors.splitlines()[-1].startswith("edgebert: stopped") and "Traceback" not in errors
+    left = [p.name.rsplit(".", 1)[-1] for p in (tmp_path / "cache" / "teacher").iterdir()]
+    assert left == ["work"] and not (tmp_path / "b").exists()

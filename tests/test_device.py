@@ -48,7 +48,7 @@ def test_a_shipped_profile_is_complete(name: str) -> None:
 def test_a_default_budget_asks_for_a_real_compression(name: str) -> None:
     """Roughly a third to a half of the uncompressed MiniLM's int8 latency, in the device's better runtime."""
     profile = load_profile(name)
-    whole = min(estimate(MINILM, Precision.uniform("int8", 6), profile, runtime, profile.threads, 64,
+    whole = min(estimate(MINILM, Precision.uniform("int8", 6), profile, runtime, profile.threads, 32,
                          profile.budget.percentile).tail_ms for runtime in profile.runtimes(profile.threads))
     assert 0.33 <= profile.budget.max_latency_ms / whole <= 0.52
     assert profile.budget.max_size_mb is not None and profile.budget.max_memory_mb is not None

@@ -24,11 +24,16 @@ def recover(student: Encoder, teacher: Encoder, kept: tuple[int, ...], rows: Row
             state: Path | None = None) -> Encoder:
     """Trains `student` in place by distillation from `teacher`, without labels, and returns it.
 
+    Without dropout, and with the word embedding as the teacher has it: it holds most of the parameters, is not cut,
+    and rows of words that are rare in the task would only drift.
+
     Loss: soft cross-entropy + hidden_weight x hidden MSE over embeddings and mapped layers (DynaBERT, Hou et al.
     2020, section 2.2).
     """
     teacher.eval()
     states = layer_map(kept, len(teacher.layers))
+    dropout, student.dropout = student.dropout, 0.0
+    student.word.requires_grad_(False)
 
     def loss(batch):
         with torch.no_grad():
@@ -38,5 +43,9 @@ def recover(student: Encoder, teacher: Encoder, kept: tuple[int, ...], rows: Row
                               batch.mask)
         return soft_cross_entropy(logits.float(), answer.float()) + hidden_weight * distance
 
-    optimise(student, rows, loss, schedule, tick, state)
+    try:
+        optimise(student, rows, loss, schedule, tick, state)
+    finally:
+        student.dropout = dropout
+        student.word.requires_grad_(True)
     return student
