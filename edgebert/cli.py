@@ -82,7 +82,7 @@ def fit_device(
     runtime: Annotated[Runtime, typer.Option(rich_help_panel=RUN, help="auto takes the better one.")] = Runtime.auto,
     threads: Annotated[int | None, typer.Option(rich_help_panel=RUN, help="Default: the profile's.")] = None,
     effort: Annotated[Effort, typer.Option(rich_help_panel=RUN, help="How long to recover what the cuts cost: a "
-                     "quarter, once or four times as long as a teacher is trained.")
+                     "quarter of, exactly, or four times what the number of labels asks for.")
                       ] = Effort.standard,
     teacher_epochs: Annotated[int | None, typer.Option(min=1, rich_help_panel=RUN, help="Fine-tuning of a model "
                               "that has no classifier for these labels yet.")] = None,

@@ -66,10 +66,13 @@ def bench(folder: Path, threads: int | None, runs: int, check: bool, as_json: bo
         for record in records:
             print(record.to_json())
     else:
-        table = Table("file", "runtime", "tokens", "p50 ms", "p90 ms", "load ms", "peak MB", "golden rows")
+        table = Table(title="golden: relative RMSE of the logits", title_justify="left")
+        for name in ("file", "runtime", "tokens", "p50 ms", "p90 ms", "load ms", "peak MB", "golden"):
+            words = name in ("file", "runtime")
+            table.add_column(name, overflow="fold", no_wrap=words, justify="left" if words else "right")
         for record in records:
-            golden = "none" if record.golden is None else f"relative RMSE {record.golden.relative_rmse:.2g}"
-            table.add_row(record.file_name, f"{record.runtime} {record.runtime_version}", str(record.length),
+            golden = "none" if record.golden is None else f"{record.golden.relative_rmse or float('nan'):.2g}"
+            table.add_row(record.file_name, f"{record.runtime}\n{record.runtime_version}", str(record.length),
                           f"{record.timing.p50_ns / 1e6:.3f}", f"{record.timing.p90_ns / 1e6:.3f}",
                           f"{record.load_ms:.0f}", f"{(record.peak_rss_bytes or 0) / 1e6:.0f}", golden)
         console.print(table)

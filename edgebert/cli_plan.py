@@ -102,13 +102,13 @@ def run(request: FitRequest, cache: Cache, as_json: bool) -> None:
     for row in result.evidence.parity:
         proof.add_row(row.file, row.name, str(row.rows), f"{row.value:.2g}", f"{row.bound:.2g}")
     console.print(proof)
-    timed = Table(title="Timed on this machine, which is "
-                        f"{'the target' if result.evidence.host_is_target else 'not the target'}", title_justify="left")
-    for name in ("file", "MB", "p50 ms", "p90 ms", "of the teacher's int8 file", "peak MB"):
-        timed.add_column(name, justify="left" if name == "file" else "right")
+    target = "the target" if result.evidence.host_is_target else "not the target"
+    timed = Table(title=f"Timed on this machine ({target}), beside the teacher's own int8 file", title_justify="left")
+    for name in ("file", "MB", "p50 ms", "p90 ms", "of teacher", "peak MB"):
+        timed.add_column(name, overflow="fold", no_wrap=name == "file", justify="left" if name == "file" else "right")
     whole = {file.format: file.timing.p50_ms for file in result.evidence.files if file.role == "teacher"}
     for file in result.evidence.files:
-        timed.add_row(f"{file.role} {file.name}", f"{file.file_bytes / 1e6:.1f}", f"{file.timing.p50_ms:.2f}",
+        timed.add_row(f"{file.role}\n{file.name}", f"{file.file_bytes / 1e6:.1f}", f"{file.timing.p50_ms:.2f}",
                       f"{file.timing.p90_ms:.2f}", f"{file.timing.p50_ms / whole[file.format]:.2f}",
                       f"{file.timing.peak_rss_mb:.0f}")
     console.print(timed)

@@ -18,7 +18,7 @@ from edgebert.progress import Reporter
 from edgebert.prove import Nets, evaluate, prove, score
 from edgebert.request import EFFORTS, FitRequest
 from edgebert.search import front
-from edgebert.stages import RECOVERY, Workplace, schedule_for, student_of, tables_of, teacher_of
+from edgebert.stages import RECOVERY, RECOVERY_STEPS, Workplace, schedule_for, student_of, tables_of, teacher_of
 from edgebert.tables import ErrorTables
 from edgebert.train.loop import Schedule
 from edgebert.train.teacher import logits_of
@@ -65,7 +65,8 @@ def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResu
 
 def recovery(request: FitRequest, material: Material) -> Schedule:
     """How long the request's effort recovers on these rows."""
-    return schedule_for(RECOVERY, material.train, len(material.data.labels), EFFORTS[request.effort], request.seed)
+    return schedule_for(RECOVERY, material.train, len(material.data.labels), RECOVERY_STEPS,
+                        EFFORTS[request.effort], request.seed)
 
 
 def decide(request: FitRequest, material: Material, teacher: Encoder, tables: ErrorTables,

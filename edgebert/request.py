@@ -10,7 +10,7 @@ from edgebert.device import RUNTIMES, Budget, DeviceProfile
 from edgebert.errors import UsageError
 
 EFFORTS = {"quick": 0.25, "standard": 1.0, "thorough": 4.0}
-"""Effort -> how long recovery by distillation takes, relative to fine-tuning the teacher."""
+"""Effort -> how long recovery by distillation takes, relative to what the number of labels asks for."""
 
 RUNTIME_CHOICES = ("auto", "both", *RUNTIMES)
 

@@ -34,8 +34,8 @@ from exporters.files import export_files
 
 TEACHER = Schedule(epochs=1, learning_rate=1.5e-4)
 RECOVERY = Schedule(epochs=1, learning_rate=4e-4, weight_decay=0.0)
-STEPS, STEPS_PER_LABEL = 300, 10
-"""A task is trained on for about 300 steps and 10 more for each label, in whole epochs, at least one."""
+TEACHER_STEPS, RECOVERY_STEPS = (300, 10), (150, 12)
+"""How many steps a task is trained on: a fixed number, and some more for each label."""
 
 IMPORTANCE_ROWS = 1024
 TABLE_ROWS = 160
@@ -75,10 +75,12 @@ def _saved_net(net: Encoder) -> Callable[[Path], Encoder]:
     return load
 
 
-def schedule_for(base: Schedule, rows: Rows, labels: int, effort: float, seed: int) -> Schedule:
-    """`base` with as many whole epochs as the task asks for, times `effort`; 1 to 40."""
-    wanted = effort * (STEPS + STEPS_PER_LABEL * labels) / base.steps(rows)
-    return replace(base, epochs=max(1, min(40, round(wanted))), seed=seed)
+def schedule_for(base: Schedule, rows: Rows, labels: int, steps: tuple[int, int], effort: float,
+                 seed: int) -> Schedule:
+    """`base` for as many steps as the number of labels asks for, times `effort`, and at most 40 epochs."""
+    fixed, per_label = steps
+    wanted = effort * (fixed + per_label * labels) / base.steps(rows)
+    return replace(base, epochs=min(40.0, round(wanted, 2)), seed=seed)
 
 
 def teacher_of(checkpoint: Checkpoint, data: Dataset, train: Rows, epochs: int | None, work: Workplace) -> Encoder:
@@ -86,9 +88,9 @@ def teacher_of(checkpoint: Checkpoint, data: Dataset, train: Rows, epochs: int |
     if checkpoint.labels == data.labels:
         work.reporter.say("  teacher: the checkpoint is already fine-tuned for these labels")
         return checkpoint.net
-    schedule = schedule_for(TEACHER, train, len(data.labels), 1.0, work.seed)
+    schedule = schedule_for(TEACHER, train, len(data.labels), TEACHER_STEPS, 1.0, work.seed)
     if epochs is not None:
-        schedule = replace(schedule, epochs=epochs)
+        schedule = replace(schedule, epochs=float(epochs))
     inputs = {"checkpoint": checkpoint.sha256, "data": data.sha256, "length": int(train.ids.shape[1]),
               "schedule": asdict(schedule)}
 
@@ -99,7 +101,7 @@ def teacher_of(checkpoint: Checkpoint, data: Dataset, train: Rows, epochs: int |
 
     net, found = work.cache.stage("teacher", 1, inputs, make, _saved_net(checkpoint.net))
     if found:
-        work.reporter.reused("fine-tune the teacher", f"{schedule.epochs} epochs")
+        work.reporter.reused("fine-tune the teacher", f"{schedule.epochs:g} epochs")
     return net
 
 
@@ -142,7 +144,7 @@ def student_of(plan: CompressionPlan, teacher: Encoder, data: Dataset, train: Ro
 
     student, found = work.cache.stage("student", 1, inputs, make, _saved_net(student))
     if found:
-        work.reporter.reused("recover by distillation", f"{schedule.epochs} epochs")
+        work.reporter.reused("recover by distillation", f"{schedule.epochs:g} epochs")
     return cut, student
 
 

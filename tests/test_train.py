@@ -110,3 +110,11 @@ def test_a_killed_run_that_goes_on_ends_where_an_undisturbed_one_does(shape, tmp
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, atol=1e-6, rtol=1e-5)
     assert not state.exists() and not list(tmp_path.iterdir())
+
+
+def test_part_of_an_epoch_is_that_many_steps(shape):
+    rows, ticks = random_rows(shape, 40, 8), []
+    net = random_net(shape)
+    optimise(net, rows, lambda batch: F.cross_entropy(net(*batch.inputs).float(), batch.labels),
+             Schedule(epochs=1.6, learning_rate=1e-3, batch_size=8), ticks.append)
+    assert sum(ticks) == 8

@@ -20,9 +20,10 @@ SAVE_EVERY = 200
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how hard to train. Learning rate: linear warm-up over `warmup` of the steps, then linear to zero."""
+    """How long and how hard to train. epochs: passes over the rows, not necessarily whole ones. Learning rate: linear
+    warm-up over `warmup` of the steps, then linear to zero."""
 
-    epochs: int
+    epochs: float
     learning_rate: float
     batch_size: int = 32
     warmup: float = 0.1
@@ -31,7 +32,7 @@ class Schedule:
     seed: int = 0
 
     def steps(self, rows: Rows) -> int:
-        return self.epochs * steps_per_epoch(rows, self.batch_size)
+        return max(1, round(self.epochs * steps_per_epoch(rows, self.batch_size)))
 
     def rate(self, step: int, steps: int) -> float:
         rise = max(1, round(self.warmup * steps))
@@ -80,10 +81,10 @@ def optimise(net: nn.Module, rows: Rows, loss: Callable[[Batch], Tensor], schedu
         tick(done)
     net.train()
     per_epoch = steps_per_epoch(rows, schedule.batch_size)
-    for epoch in range(done // per_epoch, schedule.epochs):
+    for epoch in range(done // per_epoch, -(-steps // per_epoch)):
         for position, batch in enumerate(shuffled(rows, schedule.batch_size, schedule.seed + epoch)):
             step = epoch * per_epoch + position
-            if step < done:
+            if not done <= step < steps:
                 continue
             for group in optimizer.param_groups:
                 group["lr"] = schedule.rate(step, steps)
