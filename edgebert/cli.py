@@ -219,6 +219,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         _fail(f"the package {error.name!r} is not installed; pip install 'edgebert[all]' brings all that a run needs", 2)
     except Exception as error:
+        if type(error).__name__ == "SafetensorError":  # a full disk, mostly; the class is not imported for --help
+            _fail(f"weights cannot be stored: {error}; finished stages are kept", 2)
         code = getattr(error, "exit_code", None)
         if code is None:
             raise

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,12 +66,30 @@ def dry_run(device: DeviceProfile, budget: Budget, task: str | None, tables: Pat
         stored = ErrorTables.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--tables {path}: cannot be read ({error})") from error
-    plan = choose_plan(stored, device, budget, runtime, threads or device.threads, length or stored.length)
+    if not as_json:
+        console.print(f"budget: {budget_text(budget)}")
+    with _nearest_shown(as_json):
+        plan = choose_plan(stored, device, budget, runtime, threads or device.threads, length or stored.length)
+    _show(plan, as_json)
+
+
+def _show(plan: CompressionPlan, as_json: bool) -> None:
     if as_json:
         print(plan.dumps(), end="")
-        return
-    console.print(f"budget: {budget_text(budget)}")
-    print_plan(plan)
+    else:
+        print_plan(plan)
+
+
+@contextmanager
+def _nearest_shown(as_json: bool) -> Iterator[None]:
+    """Where no plan fits the budget, prints the nearest one before the error goes on."""
+    from edgebert.search import Infeasible
+
+    try:
+        yield
+    except Infeasible as infeasible:
+        _show(infeasible.nearest, as_json)
+        raise
 
 
 def run(request: FitRequest, cache: Cache, as_json: bool) -> None:
@@ -80,7 +100,8 @@ def run(request: FitRequest, cache: Cache, as_json: bool) -> None:
     reporter.say(f"edgebert fit-device for {request.profile.title}; budget: {budget_text(request.budget)}")
     from edgebert.pipeline import fit_device
 
-    result = fit_device(request, cache, reporter)
+    with _nearest_shown(as_json):
+        result = fit_device(request, cache, reporter)
     if as_json:
         print(result.evidence.dumps(), end="")
         return

@@ -42,6 +42,7 @@ def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResu
     """
     work = Workplace(cache, reporter, request.seed)
     material = gather(request, reporter)
+    require_feasible(request, material)
     teacher = teacher_of(material.checkpoint, material.data, material.train, request.teacher_epochs, work)
     tables = tables_of(teacher, material.data, material.train, request.criterion, work)
     plan = decide(request, material, teacher, tables, work)
@@ -61,6 +62,12 @@ def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResu
                                 reporter.seconds)
     require_measured(request)
     return FitResult(request.out, plan, evidence)
+
+
+def require_feasible(request: FitRequest, material: Material) -> None:
+    """Raises search.Infeasible before anything is trained where no subnet at all fits the budget."""
+    blank = ErrorTables.blank(material.checkpoint.net.shape, material.inputs.max_length)
+    choose_plan(blank, request.profile, request.budget, request.runtime, request.threads, blank.length)
 
 
 def recovery(request: FitRequest, material: Material) -> Schedule:

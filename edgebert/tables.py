@@ -12,6 +12,16 @@ from edgebert.spec import EncoderShape
 SCHEMA = 1
 
 
+def head_levels(heads: int) -> tuple[int, ...]:
+    """Head counts offered to the search: each up to 4, then every second one, and all of them."""
+    return tuple(w for w in range(1, heads + 1) if w <= 4 or w % 2 == 0 or w == heads)
+
+
+def ffn_levels(ffn: int) -> tuple[int, ...]:
+    """FFN widths offered to the search: sixteenths of the full width as multiples of 16, which int8 kernels like."""
+    return tuple(sorted({max(16, round(ffn * k / 256) * 16) for k in range(1, 16) if ffn > 16} | {ffn}))
+
+
 @dataclass(frozen=True)
 class LayerErrors:
     """Errors of one layer's options, each measured with the rest of the model whole.
@@ -59,6 +69,14 @@ class ErrorTables:
                 raise UsageError(f"error tables: layer {i} does not rank each head once")
             if sorted(self.neuron_order[i]) != list(range(shape.ffn)):
                 raise UsageError(f"error tables: layer {i} does not rank each neuron once")
+
+    @classmethod
+    def blank(cls, source: EncoderShape, length: int) -> ErrorTables:
+        """Tables in which nothing costs anything: enough to find out whether a budget can be met at all."""
+        layers = tuple(LayerErrors(dict.fromkeys(head_levels(s.heads), 0.0), dict.fromkeys(ffn_levels(s.ffn), 0.0),
+                                   0.0, 0.0, 0.0) for s in source.layers)
+        return cls(source, "none", "none", layers, 0.0, tuple(tuple(range(s.heads)) for s in source.layers),
+                   tuple(tuple(range(s.ffn)) for s in source.layers), 0, length, "", "")
 
     def to_json(self) -> dict[str, Any]:
         layers = [{"heads": {str(k): v for k, v in e.heads.items()}, "ffn": {str(k): v for k, v in e.ffn.items()},

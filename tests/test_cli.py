@@ -65,6 +65,7 @@ def test_an_impossible_budget_ends_at_once_with_the_nearest_plan():
     done = edgebert("fit-device", "-p", "pixel6", "--dry-run", "--max-latency", "0.001ms")
     assert done.returncode == 3 and time.perf_counter() - start < 20
     assert done.stderr.count("\n") == 1 and "nearest" in done.stderr and "allow" in done.stderr
+    assert "Plan for pixel6" in done.stdout, "the nearest plan is shown"
 
 
 WRONG = {

@@ -223,3 +223,14 @@ def test_both_runtimes_answer_alike(place):
     assert {onnx.format, tflite.format} == {"onnx", "tflite"}
     assert onnx.test.points == pytest.approx(tflite.test.points, abs=2.0)
     assert len(verify(result.bundle).checks) == 4
+
+
+def test_an_impossible_budget_ends_before_anything_is_trained(place):
+    from edgebert.search import Infeasible
+
+    request = ask(place, "never", budget=Budget(max_latency_ms=0.001), seed=77)
+    fresh = Cache(place["root"] / "unused")
+    with pytest.raises(Infeasible, match="nearest") as caught:
+        fit_device(request, fresh, Reporter(quiet=True))
+    assert caught.value.nearest.estimate.tail_ms > 0.001 and "latency_ms" in caught.value.misses
+    assert not fresh.folder.exists() and not request.out.exists()

@@ -17,18 +17,8 @@ from torch import Tensor, nn
 
 from edgebert.compress.importance import Importance
 from edgebert.modeling import Encoder, Layer, LayerMask
-from edgebert.tables import ErrorTables, LayerErrors
+from edgebert.tables import ErrorTables, LayerErrors, ffn_levels, head_levels
 from edgebert.train.batches import Batch, Rows, in_order
-
-
-def head_levels(heads: int) -> tuple[int, ...]:
-    """Head counts offered to the search: each up to 4, then every second one, and all of them."""
-    return tuple(w for w in range(1, heads + 1) if w <= 4 or w % 2 == 0 or w == heads)
-
-
-def ffn_levels(ffn: int) -> tuple[int, ...]:
-    """FFN widths offered to the search: sixteenths of the full width as multiples of 16, which int8 kernels like."""
-    return tuple(sorted({max(16, round(ffn * k / 256) * 16) for k in range(1, 16) if ffn > 16} | {ffn}))
 
 
 def fake_int8(values: Tensor, per_row: bool) -> Tensor:
