@@ -127,6 +127,7 @@ def _evidence(request: FitRequest, material: Material, outcome: Outcome, seconds
     types = None if few.types is None else few.types.astype(np.int32)
     answers = file_logits(proof.artifacts[0], few.ids.astype(np.int32), few.mask.astype(np.int32), types).argmax(1)
     examples = tuple((material.data.test.texts[i], material.data.labels[int(a)]) for i, a in enumerate(answers))
-    return Evidence(material.data.name, request.metric, material.data.labels, plan.length, material.data.notes,
-                    outcome.models, proof.files, proof.rows, tuple(sorted(front, key=lambda p: p.latency_ms)),
+    notes = (*request.notes, *material.data.notes)
+    return Evidence(material.data.name, request.metric, material.data.labels, plan.length, notes, outcome.models,
+                    proof.files, proof.rows, tuple(sorted(front, key=lambda p: p.latency_ms)),
                     proof.host, request.this_machine, dict(seconds), examples)

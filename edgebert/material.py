@@ -48,6 +48,8 @@ def gather(request: FitRequest, reporter: Reporter) -> Material:
         raise UsageError(f"--length {request.length}: this checkpoint takes 8 to {limit} tokens")
     length = request.length or choose_length(lengths(tokenizer, data.train.texts, data.train.pairs), limit)
     inputs = InputSpec(input_lengths(length), data.train.pairs is not None)
+    for note in request.notes:
+        reporter.say(f"  note: {note}")
     for note in data.notes:
         reporter.say(f"  data: {note}")
     reporter.say(f"  data: {data.name}: {len(data.train)} training rows, {len(data.labels)} labels, rows cut to "

@@ -47,6 +47,14 @@ class FitRequest:
     seed: int = 0
     command: str = "edgebert fit-device"
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the result must know about what was asked for."""
+        if self.tflite_compat is None:
+            return ()
+        return ("the TFLite file keeps int8 weights but computes in fp32, because tflite-runtime 2.14.0 gets integer "
+                "products wrong: it runs at about fp32 speed, so the latency estimate is too low for it",)
+
     def __post_init__(self) -> None:
         if (self.task is None) == (self.data is None):
             raise UsageError("give either --task (a demo task) or --data (your own), not both")

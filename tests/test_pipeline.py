@@ -234,3 +234,12 @@ def test_an_impossible_budget_ends_before_anything_is_trained(place):
         fit_device(request, fresh, Reporter(quiet=True))
     assert caught.value.nearest.estimate.tail_ms > 0.001 and "latency_ms" in caught.value.misses
     assert not fresh.folder.exists() and not request.out.exists()
+
+
+@pytest.mark.slow
+def test_the_compat_file_says_that_its_estimate_does_not_hold(place):
+    result, _ = quiet(ask(place, "compat", runtime="tflite", tflite_compat="2.14"), place)
+    assert any("2.14.0" in note for note in result.evidence.notes)
+    file = next(f for f in result.evidence.files if f.role == "student")
+    assert file.name.endswith("_compat.tflite")
+    assert "too low for it" in (result.bundle / "report.html").read_text()
