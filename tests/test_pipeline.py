@@ -243,3 +243,15 @@ def test_the_compat_file_says_that_its_estimate_does_not_hold(place):
     file = next(f for f in result.evidence.files if f.role == "student")
     assert file.name.endswith("_compat.tflite")
     assert "too low for it" in (result.bundle / "report.html").read_text()
+
+
+def test_measured_over_budget_is_said_with_both_numbers(fitted, tmp_path):
+    from edgebert.benching import bench, over_budget
+
+    result, _ = fitted
+    records = bench(result.bundle, runs=16)
+    assert over_budget(result.bundle, records) == [] or records[0].timing.p90_ns / 1e6 > result.plan.budget.max_latency_ms
+    tight = replace(result.plan, budget=Budget(max_latency_ms=1e-4, max_memory_mb=1.0))
+    (tmp_path / "plan.json").write_text(tight.dumps())
+    latency, memory = over_budget(tmp_path, records)
+    assert "0.0001 ms" in latency and f"{records[0].timing.p90_ns / 1e6:.3g} ms" in latency and "1 MB" in memory
