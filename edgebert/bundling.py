@@ -13,11 +13,12 @@ import numpy as np
 
 from device_bench.packing import write_pyz
 from edgebert import bundle, cost
+from edgebert.errors import AccuracyError
 from edgebert.evidence import Evidence, FrontPoint, ModelEvidence
 from edgebert.material import Material
 from edgebert.modeling import Encoder, wrap
 from edgebert.plan import CompressionPlan
-from edgebert.prove import Proof
+from edgebert.prove import Proof, Unproven
 from edgebert.report import render_bundle_readme, render_model_card, render_report
 from edgebert.request import FitRequest
 from edgebert.tables import ErrorTables
@@ -89,13 +90,15 @@ def write_torch(folder: Path, plan: CompressionPlan, student: Encoder, material:
 
 
 def keep_failed(request: FitRequest, plan: CompressionPlan, student: Encoder, material: Material,
-                error: Exception) -> Path:
-    """Keeps the plan, the torch model and the reason beside `request.out`, under NAME.failed."""
+                error: AccuracyError | Unproven) -> Path:
+    """Keeps the plan, the torch model, the files and the reason beside `request.out`, under NAME.failed."""
     folder = request.out.with_name(request.out.name + ".failed")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "plan.json").write_text(plan.dumps(), encoding="utf-8")
     (folder / "error.txt").write_text(f"{error}\n", encoding="utf-8")
+    for artifact in getattr(error, "artifacts", ()):
+        shutil.copyfile(artifact.path, folder / artifact.path.name)
     write_torch(folder / "transformers", plan, student, material)
     return folder
 

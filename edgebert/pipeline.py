@@ -15,14 +15,13 @@ from edgebert.material import Material, gather
 from edgebert.modeling import Encoder
 from edgebert.plan import CompressionPlan
 from edgebert.progress import Reporter
-from edgebert.prove import Nets, evaluate, prove, score
+from edgebert.prove import Nets, Unproven, evaluate, prove, score
 from edgebert.request import EFFORTS, FitRequest
 from edgebert.search import front
 from edgebert.stages import RECOVERY, RECOVERY_STEPS, Workplace, schedule_for, student_of, tables_of, teacher_of
 from edgebert.tables import ErrorTables
 from edgebert.train.loop import Schedule
 from edgebert.train.teacher import logits_of
-from exporters.parity import ParityError
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class FitResult:
 def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResult:
     """Profile, budget, model and data in; a proven bundle out.
 
-    Raises UsageError, search.Infeasible, AccuracyError, ParityError or OverBudgetError; what was made before an
+    Raises UsageError, search.Infeasible, AccuracyError, prove.Unproven or OverBudgetError; what was made before an
     accuracy or parity failure is kept beside `request.out` under the name NAME.failed.
     """
     work = Workplace(cache, reporter, request.seed)
@@ -52,7 +51,7 @@ def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResu
     try:
         require_accuracy(request, models[0].dev.points - models[2].dev.points)
         proof = prove(plan, Nets(teacher, student), models, material, request, work)
-    except (AccuracyError, ParityError) as error:
+    except (AccuracyError, Unproven) as error:
         reporter.say(f"  kept for inspection: {keep_failed(request, plan, student, material, error)}")
         raise
     points = front(tables, request.profile, request.budget, plan.runtime, plan.threads, plan.length,

@@ -30,7 +30,7 @@ from edgebert.tokenization import PROBE_TEXTS, encode, load_tokenizer
 from edgebert.train.batches import Rows
 from edgebert.train.teacher import logits_of
 from exporters.artifact import Artifact, Precision
-from exporters.parity import Check, Parity, check_ids, check_logits, check_metric, require
+from exporters.parity import Check, Parity, ParityError, check_ids, check_logits, check_metric
 from exporters.parity import logits_of as file_logits
 
 PARITY_ROWS = 32
@@ -130,6 +130,14 @@ class Nets:
     student: Encoder
 
 
+class Unproven(ParityError):
+    """A check failed. artifacts: the files as exported, for inspection."""
+
+    def __init__(self, parity: Parity, artifacts: tuple[Artifact, ...]) -> None:
+        super().__init__(parity)
+        self.artifacts = artifacts
+
+
 @dataclass(frozen=True)
 class Proof:
     """Files that passed. artifacts: what goes into the bundle. rows: every check. files: every timed file."""
@@ -148,7 +156,7 @@ def formats(request: FitRequest, plan: CompressionPlan) -> tuple[str, ...]:
 def prove(plan: CompressionPlan, nets: Nets, models: Sequence[ModelEvidence], material: Material, request: FitRequest,
           work: Workplace) -> Proof:
     """Exports the student, as planned and in fp32, and checks ids, logits and score; then times the planned file
-    beside the teacher's int8 file of the same runtime. Raises exporters.parity.ParityError where a check fails.
+    beside the teacher's int8 file of the same runtime. Raises Unproven where a check fails.
 
     The fp32 file is not shipped: held to 1e-5 it proves the graph, which the rounding of int8 would hide.
     """
@@ -174,7 +182,9 @@ def prove(plan: CompressionPlan, nets: Nets, models: Sequence[ModelEvidence], ma
                 rows += parity_rows(file.path.name, found)
         shipped.append(artifact)
         timed += [("student", artifact, own), ("teacher", baseline, None)]
-    require(Parity(tuple(checks)))
+    parity = Parity(tuple(checks))
+    if not parity.ok:
+        raise Unproven(parity, tuple(shipped))
     with work.reporter.stage("time the files on this machine"):
         files, host = time_files(timed, material.inputs.max_length, plan.threads, min(1000, plan.source.vocab))
     return Proof(tuple(shipped), tuple(rows), files, host)

@@ -198,7 +198,7 @@ def test_a_file_that_computes_something_else_stops_the_bundle(fitted, place, mon
     assert not request.out.exists()
     failed = place["root"] / "wrong.failed"
     assert (failed / "plan.json").exists() and "logits" in (failed / "error.txt").read_text()
-    assert (failed / "transformers" / "model.safetensors").exists()
+    assert (failed / "transformers" / "model.safetensors").exists() and list(failed.glob("model_*.onnx"))
 
 
 def test_max_drop_alone_gives_the_fastest_plan_that_keeps_the_score(place):
