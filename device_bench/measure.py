@@ -113,6 +113,7 @@ def interleave(
     warmup: Optional[int] = None,
     runs: int = 200,
     max_seconds: float = 20.0,
+    refill: int = 0,
 ) -> dict[str, Timing]:
     """Time several callables side by side: one call of each per round, another one first in every round.
 
@@ -120,11 +121,16 @@ def interleave(
     two runs one after the other would not. Every callable gets the same number of samples: `runs`, or as many
     whole rounds as fit in `max_seconds`, at least one.
 
+    Args:
+        refill: untimed calls right before each timed one. A model finds its weights pushed out of the caches by
+            the others; with a call or two before it, a sample is that of a model called again and again, as
+            `measure` gives it.
+
     Raises:
-        ValueError: no callables, runs below 1, a negative warm-up, or no time to measure in.
+        ValueError: no callables, runs below 1, a negative warm-up or refill, or no time to measure in.
     """
-    if not calls:
-        raise ValueError("interleave needs at least one callable")
+    if not calls or refill < 0:
+        raise ValueError("interleave needs at least one callable, and refill cannot be negative")
     _check(warmup, runs, max_seconds)
     start = clock()
     deadline = start + int(max_seconds * 1e9)
@@ -136,6 +142,8 @@ def interleave(
         for turn in range(min(runs, MAX_SAMPLES)):
             first = turn % len(names)
             for name in names[first:] + names[:first]:
+                for _ in range(refill):
+                    calls[name]()
                 samples[name].append(_once(calls[name], clock))
             if clock() >= deadline:
                 break

@@ -108,7 +108,7 @@ def time_files(files: Sequence[tuple[str, Artifact, Score | None]], length: int,
             calls[key] = lambda session=session, feeds=feeds: session.run(feeds)
     except BenchError as error:
         raise DeviceError(str(error)) from error
-    timings = interleave(calls, runs=TIMED_RUNS, max_seconds=30.0)
+    timings = interleave(calls, runs=TIMED_RUNS, max_seconds=30.0, refill=2)
     found, host = [], {}
     for role, artifact, own in files:
         key = f"{role} {artifact.path.name}"

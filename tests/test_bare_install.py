@@ -45,7 +45,7 @@ def test_it_says_what_to_install_for_a_real_run(bare):
 def test_the_wheel_carries_data_templates_types_and_licences(bare):
     script = ("import edgebert, pathlib; root = pathlib.Path(edgebert.__file__).parent; "
               "print(*sorted(str(p.relative_to(root)) for p in root.rglob('*') if p.is_file()))")
-    files = subprocess.run([bare, "-c", script], capture_output=True, text=True).stdout.split()
+    files = subprocess.run([bare, "-c", script], capture_output=True, text=True, cwd=bare.parent).stdout.split()
     for name in ("py.typed", "profiles/pixel6.toml", "demo/snips/train.jsonl.gz", "demo/snips/LICENSE",
                  "demo/clinc150/ATTRIBUTION.txt", "demo/snips/tables.json", "templates/report.html.j2"):
         assert name in files, name

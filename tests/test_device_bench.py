@@ -128,11 +128,16 @@ def test_interleave_rotates_and_keeps_counts_equal():
     timings = interleave(calls, clock, warmup=0, runs=4)
     assert "".join(order) == "abc" "bca" "cab" "abc"
     assert timings["b"].samples_ns == (20,) * 4 and timings["c"].samples_ns == (300,) * 4
+    order.clear()
+    refilled = interleave(calls, clock, warmup=0, runs=2, refill=1)
+    assert "".join(order) == "aabbcc" "bbccaa" and refilled["c"].samples_ns == (300,) * 2
     pair = {"a": clock.work(400_000_000), "b": clock.work(1)}
     slow = interleave(pair, clock, warmup=0, runs=99, max_seconds=1)
     assert len(slow["a"].samples_ns) == len(slow["b"].samples_ns) == 3
     with pytest.raises(ValueError):
         interleave({})
+    with pytest.raises(ValueError):
+        interleave(calls, refill=-1)
 
 
 def test_clock_tick():
