@@ -34,7 +34,7 @@ from exporters.files import export_files
 
 TEACHER = Schedule(epochs=1, learning_rate=1.5e-4)
 RECOVERY = Schedule(epochs=1, learning_rate=4e-4, weight_decay=0.0)
-TEACHER_STEPS, RECOVERY_STEPS = (300, 10), (150, 12)
+TEACHER_STEPS, RECOVERY_STEPS = (300, 10), (100, 12)
 """How many steps a task is trained on: a fixed number, and some more for each label."""
 
 IMPORTANCE_ROWS = 1024
