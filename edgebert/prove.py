@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from device_bench.affinity import current_cores
 from device_bench.child import bench_in_child
 from device_bench.errors import BenchError
 from device_bench.inputs import synthetic_inputs
@@ -113,7 +114,7 @@ def time_files(files: Sequence[tuple[str, Artifact, Score | None]], length: int,
     for role, artifact, own in files:
         key = f"{role} {artifact.path.name}"
         timing, single = timings[key], alone[key]
-        host = json.loads(single.to_json())["device_before"]
+        host = {**json.loads(single.to_json())["device_before"], "timed_threads": threads}
         found.append(FileEvidence(
             role, artifact.path.name, artifact.format, artifact.precision, artifact.sha256, artifact.file_bytes, own,
             Timing(timing.samples_ns, timing.p50_ns / 1e6, timing.p90_ns / 1e6, single.load_ms,
@@ -186,5 +187,6 @@ def prove(plan: CompressionPlan, nets: Nets, models: Sequence[ModelEvidence], ma
     if not parity.ok:
         raise Unproven(parity, tuple(shipped))
     with work.reporter.stage("time the files on this machine"):
-        files, host = time_files(timed, material.inputs.max_length, plan.threads, min(1000, plan.source.vocab))
+        threads = min(plan.threads, len(current_cores() or (0,)))
+        files, host = time_files(timed, material.inputs.max_length, threads, min(1000, plan.source.vocab))
     return Proof(tuple(shipped), tuple(rows), files, host)
