@@ -11,6 +11,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from edgebert.errors import UsageError
 
 MAX_EXPANDED_BYTES = 4 * 2**30
 MAX_LINE_BYTES = 16 * 2**20
+MAX_NESTING = 100
 TEXT_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
 SPLIT_NAMES = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
@@ -138,14 +140,30 @@ def _opened(file: str, unit: str, rows: Iterator[Numbered], columns: tuple[str, 
     return Table(file, unit, columns or tuple(first[1]), again(), class_names or {})
 
 
+def _nested_too_deeply(line: str) -> bool:
+    """More than MAX_NESTING brackets open at once. Asked before parsing: a library that raises Python's recursion
+    limit turns a line of opening brackets into a crash of the whole process."""
+    if line.count("[") + line.count("{") <= MAX_NESTING:
+        return False
+    depth = 0
+    for bracket in re.findall(r"[\[\]{}]", re.sub(r'"(?:[^"\\]|\\.)*"', "", line)):
+        depth += 1 if bracket in "[{" else -1
+        if depth > MAX_NESTING:
+            return True
+    return False
+
+
 def _json_table(path: Path) -> Table:
     def rows() -> Iterator[Numbered]:
         for number, line in _lines(path):
             if line.isspace():
                 continue
+            if _nested_too_deeply(line):
+                raise UsageError(f"{path.name} line {number}: not JSON rows (more than {MAX_NESTING} brackets inside "
+                                 "each other)")
             try:
                 row = json.loads(line)
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 raise UsageError(f"{path.name} line {number}: not JSON ({_one_line(str(error))})") from error
             if not isinstance(row, dict):
                 kind = type(row).__name__

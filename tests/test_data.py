@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import random
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -136,6 +137,7 @@ BAD_TRAIN = {
     "half character": ("a.jsonl", '{"text": "x\\ud83d", "label": 1}\n', r"line 1: .*half of a char.*ud83d"),
     "single class": ("a.csv", "text,label\nx,a\ny,a\n", r"a\.csv: a single class \('a'\) in 2 rows"),
     "broken JSON": ("a.jsonl", '{"text": "x", "label": 1}\n{"text": \n', r"line 2: not JSON"),
+    "deep JSON among strings": ("a.jsonl", '{"text": "]]]]", "label": ' + "[" * 200 + "\n", r"line 1: not JSON rows"),
     "deep JSON": ("a.jsonl", "[" * 200_000 + "\n", r"line 1: not JSON"),
     "JSON list": ("a.jsonl", "[1]\n", r"line 1: expected a JSON object, found list"),
     "ragged": ("a.csv", 'text,label\n"two\nlines",a\nx,b,c\n', r"line 4: 3 fields where the header has 2"),
@@ -274,3 +276,20 @@ def test_no_input_is_on_both_sides_and_the_limit_holds():
     splits = {"train": rare, "dev": torn, "test": torn}
     cut_splits(splits, "train.csv")
     assert Counter(row.label for row in splits["select"]) == {"common": 9, "rare": 1}
+
+
+def test_many_brackets_in_a_text_are_just_text(tmp_path):
+    rows = [{"text": "[{" * 300 + str(i), "label": str(i % 2)} for i in range(40)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert load_dataset(tmp_path / "train.jsonl").train.texts[0].startswith("[{[{")
+
+
+def test_deep_json_is_refused_even_where_a_library_has_raised_the_recursion_limit(tmp_path):
+    """In a process of its own: a failure here is a crash of the interpreter."""
+    (tmp_path / "train.jsonl").write_text("[" * 200_000 + "\n")
+    script = ("import sys; sys.setrecursionlimit(10**6)\nfrom pathlib import Path\n"
+              "from edgebert.data import load_dataset\n"
+              f"from edgebert.errors import UsageError\ntry: load_dataset(Path({str(tmp_path)!r}) / 'train.jsonl')\n"
+              "except UsageError as error: print(error)")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0 and "line 1: not JSON rows" in done.stdout, done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -223,6 +224,11 @@ def test_both_runtimes_answer_alike(place):
     assert {onnx.format, tflite.format} == {"onnx", "tflite"}
     assert onnx.test.points == pytest.approx(tflite.test.points, abs=2.0)
     assert len(verify(result.bundle).checks) == 4
+    snippets = re.findall(r"```python\n(.*?)```", (result.bundle / "README.md").read_text(encoding="utf-8"), re.S)
+    assert len(snippets) == 2, "one for each runtime"
+    for snippet in snippets:
+        done = subprocess.run([sys.executable, "-c", snippet], capture_output=True, text=True, cwd=result.bundle)
+        assert done.returncode == 0 and done.stdout.strip() in ("tune", "sky"), done.stderr
 
 
 def test_an_impossible_budget_ends_before_anything_is_trained(place):
