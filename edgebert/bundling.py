@@ -18,7 +18,7 @@ from edgebert.evidence import Evidence, FrontPoint, ModelEvidence
 from edgebert.material import Material
 from edgebert.modeling import Encoder, wrap
 from edgebert.plan import CompressionPlan
-from edgebert.prove import Proof, Unproven
+from edgebert.prove import METRIC, Proof, Unproven
 from edgebert.report import render_bundle_readme, render_model_card, render_report
 from edgebert.request import FitRequest
 from edgebert.tables import ErrorTables
@@ -131,6 +131,6 @@ def _evidence(request: FitRequest, material: Material, outcome: Outcome, seconds
     answers = file_logits(proof.artifacts[0], few.ids.astype(np.int32), few.mask.astype(np.int32), types).argmax(1)
     examples = tuple((material.data.test.texts[i], material.data.labels[int(a)]) for i, a in enumerate(answers))
     notes = (*request.notes, *material.data.notes)
-    return Evidence(material.data.name, request.metric, material.data.labels, plan.length, notes, outcome.models,
+    return Evidence(material.data.name, METRIC, material.data.labels, plan.length, notes, outcome.models,
                     proof.files, proof.rows, tuple(sorted(front, key=lambda p: p.latency_ms)),
                     proof.host, request.this_machine, dict(seconds), examples)

@@ -218,6 +218,8 @@ def main() -> None:
         _fail(f"{error.filename or 'file system'}: {error.strerror or error}{full}", 2)
     except ModuleNotFoundError as error:
         _fail(f"the package {error.name!r} is not installed; pip install 'edgebert[all]' brings all that a run needs", 2)
+    except RecursionError:
+        _fail("an input file is nested too deeply to be read", 2)
     except Exception as error:
         if type(error).__name__ == "SafetensorError":  # a full disk, mostly; the class is not imported for --help
             _fail(f"weights cannot be stored: {error}; finished stages are kept", 2)

@@ -15,7 +15,7 @@ from edgebert.material import Material, gather
 from edgebert.modeling import Encoder
 from edgebert.plan import CompressionPlan
 from edgebert.progress import Reporter
-from edgebert.prove import Nets, Unproven, evaluate, prove, score
+from edgebert.prove import METRIC, Nets, Unproven, evaluate, prove, score
 from edgebert.request import EFFORTS, FitRequest
 from edgebert.search import front
 from edgebert.stages import RECOVERY, RECOVERY_STEPS, Workplace, schedule_for, student_of, tables_of, teacher_of
@@ -46,7 +46,7 @@ def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResu
     tables = tables_of(teacher, material.data, material.train, request.criterion, work)
     plan = decide(request, material, teacher, tables, work)
     cut, student = student_of(plan, teacher, material.data, material.train, recovery(request, material), work)
-    models = tuple(evaluate(role, net, material, request.metric) for role, net in
+    models = tuple(evaluate(role, net, material, METRIC) for role, net in
                    (("teacher", teacher), ("cut", cut), ("student", student)))
     try:
         require_accuracy(request, models[0].dev.points - models[2].dev.points)
@@ -86,12 +86,12 @@ def decide(request: FitRequest, material: Material, teacher: Encoder, tables: Er
         first = choose_plan(tables, request.profile, budget, request.runtime, request.threads, length)
         plans = front(tables, request.profile, budget, first.runtime, request.threads, length,
                       signatures=len(material.inputs.lengths))
-    before = score(logits_of(teacher, material.select), material.select.labels, request.metric).points
+    before = score(logits_of(teacher, material.select), material.select.labels, METRIC).points
 
     def drop_of(plan: CompressionPlan) -> float:
         work.reporter.say(f"  trying {plan.estimate.text()}")
         _, student = student_of(plan, teacher, material.data, material.train, recovery(request, material), work)
-        drop = before - score(logits_of(student, material.select), material.select.labels, request.metric).points
+        drop = before - score(logits_of(student, material.select), material.select.labels, METRIC).points
         work.reporter.say(f"    {drop:+.2f} points lost on the selection split")
         return drop
 

@@ -38,7 +38,6 @@ class FitRequest:
     effort: str = "standard"
     teacher_epochs: int | None = None
     criterion: str = "fisher"
-    metric: str = "accuracy"
     tflite_compat: str | None = None
     minimise_latency: bool = False
     this_machine: bool = False

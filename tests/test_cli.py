@@ -157,3 +157,9 @@ def test_ctrl_c_ends_with_one_line_and_resume_goes_on(bert_folder, tmp_path):
     assert errors.splitlines()[-1].startswith("edgebert: stopped") and "Traceback" not in errors
     left = [p.name.rsplit(".", 1)[-1] for p in (tmp_path / "cache" / "teacher").iterdir()]
     assert left == ["work"] and not (tmp_path / "b").exists()
+
+
+def test_a_file_nested_without_end_is_one_line(tmp_path):
+    (tmp_path / "plan.json").write_text("[" * 100_000)
+    done = edgebert("inspect", tmp_path / "plan.json")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "nested" in done.stderr
