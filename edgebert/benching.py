@@ -38,9 +38,7 @@ def over_budget(folder: Path, records: Sequence[BenchResult]) -> list[str]:
     misses = []
     for record in records:
         latency = (record.timing.p90_ns if budget.percentile == "p90" else record.timing.p50_ns) / 1e6
-        for what, value, limit, unit in ((f"{budget.percentile} latency", latency, budget.max_latency_ms, "ms"),
-                                         ("peak memory", (record.peak_rss_bytes or 0) / 1e6, budget.max_memory_mb, "MB"),
-                                         ("file size", record.file_bytes / 1e6, budget.max_size_mb, "MB")):
-            if limit is not None and value > limit:
-                misses.append(f"{record.file_name}: measured {what} {value:.3g} {unit}, the budget is {limit:g} {unit}")
+        over = budget.exceeded(latency, (record.peak_rss_bytes or 0) / 1e6, record.file_bytes / 1e6)
+        misses += [f"{record.file_name}: measured {what} {value:.3g} {unit}, the budget is {limit:g} {unit}"
+                   for what, value, limit, unit in over]
     return misses

@@ -127,8 +127,7 @@ def _evidence(request: FitRequest, material: Material, outcome: Outcome, seconds
     plan, proof = outcome.plan, outcome.proof
     front = [_point(p, False) for p in outcome.front if p.subnet != plan.subnet] + [_point(plan, True)]
     few = material.test.take(np.arange(min(5, len(material.test))))
-    types = None if few.types is None else few.types.astype(np.int32)
-    answers = file_logits(proof.artifacts[0], few.ids.astype(np.int32), few.mask.astype(np.int32), types).argmax(1)
+    answers = file_logits(proof.artifacts[0], few.ids, few.mask, few.types).argmax(1)
     examples = tuple((material.data.test.texts[i], material.data.labels[int(a)]) for i, a in enumerate(answers))
     notes = (*request.notes, *material.data.notes)
     return Evidence(material.data.name, METRIC, material.data.labels, plan.length, notes, outcome.models,

@@ -33,10 +33,8 @@ def _fits_everywhere(plan: CompressionPlan, profile: DeviceProfile, budget: Budg
     for name in profile.runtimes(plan.threads):
         own = cost.estimate(plan.shape, plan.precision, profile, name, plan.threads, plan.length, budget.percentile,
                             len(input_lengths(plan.length)))
-        for value, limit in ((own.tail_ms, budget.max_latency_ms), (own.memory_mb, budget.max_memory_mb),
-                             (own.file_bytes / cost.MB, budget.max_size_mb)):
-            if limit is not None and value > limit:
-                return False
+        if budget.exceeded(own.tail_ms, own.memory_mb, own.file_bytes / cost.MB):
+            return False
     return True
 
 

@@ -38,9 +38,10 @@ def export(model: str, out: Path, runtime: str, precision: str, length: int, com
 
     formats = ("onnx", "tflite") if runtime in ("both", "auto") else (runtime,)
     made = write(model, out, formats, precision, length, compat, overwrite, Reporter())
-    table = Table("check", "rows", "value", "bound")
-    for check in made.parity.checks:
-        table.add_row(check.name, str(check.rows), f"{check.value:.2g}", f"{check.bound:.2g}")
+    header, *rows = made.parity.table()
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
     for artifact in made.artifacts:
         console.print(f"{out / artifact.path.name}: {artifact.file_bytes / 1e6:.1f} MB", markup=False)

@@ -45,6 +45,12 @@ class Budget:
             if not lowest_ok or (value is not None and not math.isfinite(value)):
                 raise UsageError(f"{name} must be a positive number, got {value}")
 
+    def exceeded(self, latency_ms: float, memory_mb: float, size_mb: float) -> list[tuple[str, float, float, str]]:
+        """The limits these values are over: (what, value, limit, unit). latency_ms: at `percentile`."""
+        sides = ((f"{self.percentile} latency", latency_ms, self.max_latency_ms, "ms"),
+                 ("peak memory", memory_mb, self.max_memory_mb, "MB"), ("file size", size_mb, self.max_size_mb, "MB"))
+        return [(what, value, limit, unit) for what, value, limit, unit in sides if limit is not None and value > limit]
+
     def override(self, **flags: float | str | None) -> Budget:
         """This budget with every flag that is not None put in place of the profile's default."""
         return replace(self, **{name: value for name, value in flags.items() if value is not None})

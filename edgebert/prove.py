@@ -77,15 +77,12 @@ def prove_tokens(packaged: Path, original: Path, max_length: int) -> Check:
 def prove_logits(artifact: Artifact, net: Encoder, rows: Rows) -> tuple[Check, ...]:
     """The file against torch on real rows under every kind of mask and length."""
     with torch.no_grad():
-        return check_logits(artifact, net, rows.ids.astype(np.int32), rows.mask.astype(np.int32),
-                            None if rows.types is None else rows.types.astype(np.int32), int8_bound=INT8_BOUND)
+        return check_logits(artifact, net, rows.ids, rows.mask, rows.types, int8_bound=INT8_BOUND)
 
 
 def prove_score(artifact: Artifact, test: Rows, metric: str, student: Score, teacher: Score) -> tuple[Score, Check]:
     """The file's own score on the test split, and whether it is the torch model's."""
-    logits = file_logits(artifact, test.ids.astype(np.int32), test.mask.astype(np.int32),
-                         None if test.types is None else test.types.astype(np.int32))
-    own = score(logits, test.labels, metric)
+    own = score(file_logits(artifact, test.ids, test.mask, test.types), test.labels, metric)
     check = check_metric(f"{metric} on test", own.points, student.points, teacher.points, METRIC_GAP)
     return own, check
 

@@ -18,7 +18,7 @@ from edgebert.device import PRECISIONS, Budget, CostRow, DeviceProfile
 from edgebert.errors import BudgetError, UsageError
 from edgebert.knapsack import FRAME, Bound, Option, solve, undominated
 from edgebert.plan import CompressionPlan
-from edgebert.spec import LayerSpec, SubnetSpec
+from edgebert.spec import LayerSpec, SubnetSpec, kept_indices
 from edgebert.tables import ErrorTables
 from exporters.artifact import LayerPrecision, Precision
 
@@ -195,8 +195,9 @@ def _plan(problem: _Problem, chosen: tuple[Option, ...], bound: Bound) -> Compre
     digest = hashlib.sha256(json.dumps(tables.to_json(), sort_keys=True).encode()).hexdigest()
     return CompressionPlan(
         subnet=subnet, source=tables.source,
-        kept_heads=tuple(tuple(sorted(tables.head_order[i][:attention[i].width])) for i in kept),
-        kept_neurons=tuple(tuple(sorted(tables.neuron_order[i][:ffn[i].width])) for i in kept), precision=precision,
+        kept_heads=kept_indices(subnet, tables.head_order, [layer.heads for layer in subnet.layers]),
+        kept_neurons=kept_indices(subnet, tables.neuron_order, [layer.ffn for layer in subnet.layers]),
+        precision=precision,
         runtime=problem.runtime, threads=problem.threads, length=problem.length, profile=problem.profile.name,
         budget=budget, estimate=cost.estimate(subnet.shape(tables.source), precision, problem.profile,
                                               problem.runtime, problem.threads, problem.length, budget.percentile,

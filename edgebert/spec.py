@@ -10,6 +10,9 @@ from typing import Any
 
 from edgebert.errors import UsageError
 
+Indices = tuple[tuple[int, ...], ...]
+"""Indices of heads or neurons, layer by layer."""
+
 
 def input_lengths(length: int) -> tuple[int, ...]:
     """The sequence lengths a file is made for: `length`, and half of it where that is at least 16 tokens, so that a
@@ -107,3 +110,9 @@ class SubnetSpec:
                        tuple(LayerSpec(int(heads), int(ffn)) for heads, ffn in value["layers"]))
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"not a subnet: {error}") from error
+
+
+def kept_indices(subnet: SubnetSpec, order: Indices, widths: list[int]) -> Indices:
+    """The `widths[j]` most important units of each kept layer, in increasing order. order: per source layer, most
+    important first."""
+    return tuple(tuple(sorted(order[i][:width])) for i, width in zip(subnet.kept, widths, strict=True))

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from edgebert import cost
 from edgebert.compress.error_tables import count_cuts, fake_int8, measure_errors
 from edgebert.compress.importance import importance
-from edgebert.compress.subnet import extract, kept_indices, masks_of
+from edgebert.compress.subnet import extract, masks_of
 from edgebert.errors import UsageError
 from edgebert.modeling import LayerMask
-from edgebert.spec import LayerSpec, SubnetSpec
+from edgebert.spec import LayerSpec, SubnetSpec, kept_indices
 from edgebert.tables import ErrorTables, ffn_levels, head_levels
 from edgebert.train.batches import in_order
 from tests.conftest import random_rows

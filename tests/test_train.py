@@ -7,8 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from edgebert.compress.subnet import extract, kept_indices
-from edgebert.spec import LayerSpec, SubnetSpec
+from edgebert.compress.subnet import extract
+from edgebert.spec import LayerSpec, SubnetSpec, kept_indices
 from edgebert.train import loop
 from edgebert.train.batches import in_order, shuffled, steps_per_epoch
 from edgebert.train.loop import Schedule, optimise

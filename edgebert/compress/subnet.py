@@ -7,16 +7,7 @@ from torch import nn
 
 from edgebert.errors import UsageError
 from edgebert.modeling import Encoder, Layer, LayerMask
-from edgebert.spec import SubnetSpec
-
-Indices = tuple[tuple[int, ...], ...]
-"""Per kept layer, the source indices of what stays, increasing."""
-
-
-def kept_indices(subnet: SubnetSpec, order: Indices, widths: list[int]) -> Indices:
-    """The `widths[j]` most important units of each kept layer, in increasing order. order: per source layer, most
-    important first."""
-    return tuple(tuple(sorted(order[i][:width])) for i, width in zip(subnet.kept, widths, strict=True))
+from edgebert.spec import Indices, SubnetSpec
 
 
 def _rows(target: nn.Linear, source: nn.Linear, index: torch.Tensor) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Rows:
-    """Encoded rows, right-padded. ids, mask, types: int [N, L]; labels: int [N]. types is None where the task has
+    """Encoded rows, right-padded. ids, mask, types: int32 [N, L]; labels: int64 [N]. types is None where the task has
     single texts, so that every token has type 0."""
 
     ids: np.ndarray
