@@ -1,0 +1,210 @@
+"""The stages of elastic training, kept in the cache: rewire, train in width, train in depth, measure error tables."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import save_model
+
+from edgebert.compress.depth import count_runs, scored_order
+from edgebert.compress.error_tables import count_cuts, measure_errors
+from edgebert.compress.importance import Importance, importance
+from edgebert.compress.subnet import extract
+from edgebert.errors import UsageError
+from edgebert.material import Material
+from edgebert.modeling import Encoder
+from edgebert.space import DEPTHS, WIDTHS, ElasticSpace, fixed_order
+from edgebert.spec import EncoderShape, SubnetSpec
+from edgebert.stages import IMPORTANCE_ROWS, TABLE_ROWS, Workplace, saved_net, weights_hash
+from edgebert.tables import ErrorTables
+from edgebert.train.batches import in_order
+from edgebert.train.device import on_device
+from edgebert.train.elastic import Curriculum, distil_step, label_step, subnet_logits
+from edgebert.train.loop import optimise
+from edgebert.train.objectives import OBJECTIVES
+from edgebert.train.schedule import Schedule
+from edgebert.train.tensorboard import tensorboard
+
+ORDER_ROWS = 512
+ORDERS = ("scored", "fixed")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of elastic training: how long, on which subnets, taught how."""
+
+    schedule: Schedule
+    curriculum: Curriculum = field(default_factory=Curriculum)
+
+
+@dataclass(frozen=True)
+class ElasticSettings:
+    """How a supernet is trained.
+
+    order: in which layers leave, "scored" by what their absence does to the answers, or DynaBERT's "fixed" rule.
+    width: the stage that trains all widths at full depth, None to leave it out; depth: the stage for widths and depths.
+    same_width: the teacher of the depth stage is what the width stage made, at the student's own width (Hou et al.
+    2020, section 2.2); otherwise the fine-tuned model teaches both. tune: a last stage on the labels alone, None to
+    leave it out. augment: copies of each training row with other words.
+    """
+
+    depth: Stage
+    width: Stage | None = None
+    tune: Stage | None = None
+    widths: tuple[float, ...] = WIDTHS
+    depths: tuple[float, ...] = DEPTHS
+    order: str = "scored"
+    same_width: bool = False
+    augment: int = 0
+
+    def __post_init__(self) -> None:
+        if self.order not in ORDERS:
+            raise UsageError(f"--depth-order '{self.order}' is not known, choose from {', '.join(ORDERS)}")
+        if self.same_width and self.width is None:
+            raise UsageError("a same-width teacher is what the width stage makes; it contradicts leaving that stage out")
+
+
+def dynabert() -> ElasticSettings:
+    """The recipe of the paper: both stages 3 epochs at 2e-5, every subnet in each step, the fixed rule for depth, the
+    same-width teacher, hidden states weighted 0.1 and then 1 (Hou et al. 2020, sections 2.1, 2.2 and appendix)."""
+    def stage(weight: float) -> Stage:
+        return Stage(Schedule(epochs=3, learning_rate=2e-5),
+                     Curriculum("grid", per_layer=False, weight=weight, summed=True))
+
+    return ElasticSettings(width=stage(0.1), depth=stage(1.0), order="fixed", same_width=True)
+
+
+def sandwich() -> ElasticSettings:
+    """What measured best here (docs/experiments.md)."""
+    return ElasticSettings(depth=Stage(Schedule(epochs=3, learning_rate=4e-4, weight_decay=0.0)))
+
+
+def settings_for(recipe: str, order: str | None = None, distill: str | None = None,
+                 epochs: float | None = None, learning_rate: float | None = None, tune_epochs: float = 0.0,
+                 precision: str = "bf16", **others: Any) -> ElasticSettings:
+    """A recipe with some of it set otherwise; None leaves a setting as the recipe has it."""
+    base = {"dynabert": dynabert, "sandwich": sandwich}[recipe]()
+
+    def changed(stage: Stage) -> Stage:
+        schedule = replace(stage.schedule, epochs=epochs or stage.schedule.epochs, precision=precision,
+                           learning_rate=learning_rate or stage.schedule.learning_rate)
+        return Stage(schedule, replace(stage.curriculum, distill=distill or stage.curriculum.distill))
+
+    depth = changed(base.depth)
+    tune = Stage(replace(depth.schedule, epochs=tune_epochs), depth.curriculum) if tune_epochs else None
+    return replace(base, depth=depth, width=base.width and changed(base.width), tune=tune, order=order or base.order,
+                   **others)
+
+
+@dataclass(frozen=True)
+class Elastic:
+    """A trained supernet: every subnet of `space` is a slice of `net`. tables: of the whole net's single cuts."""
+
+    net: Encoder
+    space: ElasticSpace
+    tables: ErrorTables
+
+
+def rewired(teacher: Encoder, material: Material, criterion: str, work: Workplace) -> Encoder:
+    """The same function with heads and neurons sorted, the most important ones first (Hou et al. 2020, section 2.1).
+    Importance is measured on training rows, never on dev."""
+    sample = material.train.sample(IMPORTANCE_ROWS, work.seed)
+    with work.reporter.stage("importance of heads and neurons", len(sample)) as tick:
+        scores = importance(teacher, in_order(sample, 32), OBJECTIVES[material.data.kind], criterion, tick)
+    return extract(teacher, SubnetSpec.full(teacher.shape), *scores.order())
+
+
+def elastic_of(teacher: Encoder, material: Material, settings: ElasticSettings, criterion: str,
+               work: Workplace) -> Elastic:
+    """A supernet that answers as `teacher` does, whichever of its subnets is run. The weights that score best on the
+    selection split are kept."""
+    space = ElasticSpace(teacher.shape, fixed_order(len(teacher.layers)), settings.widths, settings.depths)
+    net = rewired(teacher, material, criterion, work)
+    if settings.order == "scored":
+        batches = list(in_order(material.train.sample(ORDER_ROWS, work.seed), 64))
+        with work.reporter.stage("order of layers", count_runs(len(teacher.layers))) as tick:
+            space = replace(space, leaving=scored_order(teacher, batches, OBJECTIVES[material.data.kind], tick))
+    wide, lesson = replace(space, depths=(1.0,)), teacher
+    if settings.width is not None:
+        net = _trained("in width", settings.width, net, teacher, wide, settings, material, work)
+        lesson = net if settings.same_width else teacher
+    net = _trained("in depth", settings.depth, net, lesson, space, settings, material, work)
+    if settings.tune is not None:
+        net = _trained("on labels", settings.tune, net, None, space, settings, material, work)
+    return Elastic(net, space, _tables(net, material, work))
+
+
+def _trained(title: str, stage: Stage, start: Encoder, lesson: Encoder | None, space: ElasticSpace,
+             settings: ElasticSettings, material: Material, work: Workplace) -> Encoder:
+    """One stage of training, from the cache where it is there. `start` is not changed. lesson: the teacher, None for
+    the labels.
+
+    As in recovery, there is no dropout, and the word embedding stays as the teacher has it.
+    """
+    net = extract(start, SubnetSpec.full(start.shape), *_identity(start.shape))
+    schedule, objective = replace(stage.schedule, seed=work.seed), OBJECTIVES[material.data.kind]
+    same_width = settings.same_width and lesson is start
+    inputs = {"start": weights_hash(start), "teacher": None if lesson is None else weights_hash(lesson),
+              "data": material.data.sha256, "length": int(material.train.ids.shape[1]), "space": space.to_json(),
+              "schedule": asdict(schedule), "curriculum": asdict(stage.curriculum), "same_width": same_width,
+              "augment": settings.augment}
+    corners = list(dict.fromkeys(space.uniform(w, d) for w in (1.0, space.widths[-1]) for d in (1.0, space.depths[-1])))
+
+    def validate() -> float:
+        """Mean over the corners of the grid."""
+        points = material.scorers["select"].points
+        return float(np.mean([points(subnet_logits(net, corner, material.select)) for corner in corners]))
+
+    def make(out: Path, partial: Path) -> None:
+        net.dropout = 0.0
+        net.word.requires_grad_(False)
+        how = (stage.curriculum, objective)
+        step = (label_step(net, space, *how, schedule.precision, work.seed) if lesson is None else
+                distil_step(net, lesson, space, *how, same_width, schedule.precision, work.seed))
+        steps = schedule.steps(material.train)
+        with (work.reporter.stage(f"elastic training {title}", steps, "rows", schedule.batch_size) as tick,
+              tensorboard(work.tensorboard, f"elastic {title}") as log,
+              on_device(net, *([] if lesson is None else [lesson]))):
+            optimise(net, material.train, step, schedule, tick, partial / "state.safetensors", validate=validate, log=log)
+        net.word.requires_grad_(True)
+        net.dropout = start.dropout
+        save_model(net, str(out / "model.safetensors"))
+
+    net, found = work.cache.stage("elastic", 1, inputs, make, saved_net(net), together=True)
+    if found:
+        work.reporter.reused(f"elastic training {title}", f"{schedule.epochs:g} epochs")
+    return net
+
+
+def _identity(shape: EncoderShape) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
+    return (tuple(tuple(range(layer.heads)) for layer in shape.layers),
+            tuple(tuple(range(layer.ffn)) for layer in shape.layers))
+
+
+def _tables(net: Encoder, material: Material, work: Workplace) -> ErrorTables:
+    """Errors of every single cut of the supernet, whose units are in order already."""
+    model_hash = weights_hash(net)
+    inputs = {"model": model_hash, "data": material.data.sha256, "rows": TABLE_ROWS, "seed": work.seed,
+              "length": int(material.train.ids.shape[1]), "criterion": "rewired"}
+
+    def falling(count: int) -> np.ndarray:
+        return np.arange(count, 0, -1, dtype=np.float64)
+
+    def make(out: Path, partial: Path) -> None:
+        layers = net.shape.layers
+        scores = Importance("rewired", tuple(falling(x.heads) for x in layers), tuple(falling(x.ffn) for x in layers))
+        rows = material.train.sample(TABLE_ROWS, work.seed + 1)
+        with work.reporter.stage("error tables", count_cuts(net)) as tick:
+            tables = measure_errors(net, rows, scores, OBJECTIVES[material.data.kind], model_hash,
+                                    material.data.sha256, tick)
+        (out / "tables.json").write_text(json.dumps(tables.to_json()), encoding="utf-8")
+
+    tables, found = work.cache.stage("tables", 1, inputs, make,
+                                     lambda entry: ErrorTables.loads((entry / "tables.json").read_text()))
+    if found:
+        work.reporter.reused("error tables", f"{tables.rows} training rows")
+    return tables

@@ -1,0 +1,135 @@
+"""The supernet on disk: one folder that holds every subnet, the teacher, the error tables, and how each subnet scores.
+
+    supernet.json    the space of subnets, the task and its data's hash, scores of the grid, how it was trained
+    supernet/        the elastic weights, as a transformers model
+    teacher/         the model they were trained to answer as, with its tokenizer
+    tables.json      the error of every single cut, for the search
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgebert import __version__
+from edgebert.data import Columns
+from edgebert.errors import UsageError
+from edgebert.space import ElasticSpace
+from edgebert.spec import SubnetSpec
+from edgebert.tables import ErrorTables
+
+SCHEMA = 1
+WEIGHTS, TEACHER = Path("supernet/model.safetensors"), Path("teacher/model.safetensors")
+
+
+@dataclass(frozen=True)
+class TaskRecord:
+    """What a supernet was trained on, so that the same data can be found again. task: a demo task; data: a file or
+    folder; one of the two. sha256: of the data's content."""
+
+    name: str
+    kind: str
+    metric: str
+    sha256: str
+    length: int
+    task: str | None = None
+    data: str | None = None
+    columns: Columns = field(default_factory=Columns)
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """One subnet of the grid and its points on the three splits that nothing was trained on."""
+
+    width: float
+    depth: float
+    subnet: SubnetSpec
+    select: float
+    dev: float
+    test: float
+
+
+@dataclass(frozen=True)
+class Supernet:
+    """An opened supernet. teacher: its points on (select, dev, test). training: the settings it was made with.
+    sha256: of the two weight files."""
+
+    folder: Path
+    space: ElasticSpace
+    task: TaskRecord
+    teacher: tuple[float, float, float]
+    grid: tuple[GridPoint, ...]
+    tables: ErrorTables
+    training: dict[str, Any]
+    sha256: dict[str, str]
+
+    @property
+    def weights_folder(self) -> Path:
+        return self.folder / WEIGHTS.parent
+
+    @property
+    def teacher_folder(self) -> Path:
+        return self.folder / TEACHER.parent
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_record(folder: Path, space: ElasticSpace, task: TaskRecord, teacher: tuple[float, float, float],
+                 grid: tuple[GridPoint, ...], tables: ErrorTables, training: dict[str, Any]) -> None:
+    """Writes supernet.json and tables.json into a folder that holds the weights already."""
+    value = {"schema": SCHEMA, "edgebert": __version__, "space": space.to_json(), "task": asdict(task),
+             "teacher": list(teacher), "grid": [{**asdict(p), "subnet": p.subnet.to_json()} for p in grid],
+             "training": training, "sha256": {str(p): file_sha256(folder / p) for p in (WEIGHTS, TEACHER)}}
+    (folder / "tables.json").write_text(json.dumps(tables.to_json()) + "\n", encoding="utf-8")
+    (folder / "supernet.json").write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def open_supernet(folder: Path) -> Supernet:
+    """Reads and checks a supernet folder; the weights are hashed, not loaded.
+
+    Raises UsageError where a part is missing, damaged, or written by a version with another format."""
+    path = folder / "supernet.json"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        schema = value["schema"]
+    except FileNotFoundError as error:
+        raise UsageError(f"{folder}: no supernet.json; make a supernet with `edgebert train-elastic --out "
+                         f"{folder}`") from error
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UsageError(f"{path}: not readable as a supernet's record ({type(error).__name__})") from error
+    if schema != SCHEMA:
+        raise UsageError(f"{path}: written in format {schema} by edgebert {value.get('edgebert', '?')}, this is "
+                         f"{__version__}, which reads format {SCHEMA}; train it again")
+    for name, expected in value.get("sha256", {}).items():
+        if name not in (str(WEIGHTS), str(TEACHER)):
+            raise UsageError(f"{path}: names a file that a supernet does not have: {name!r}")
+        if not (folder / name).is_file():
+            raise UsageError(f"{folder}: {name} is missing")
+        if file_sha256(folder / name) != expected:
+            raise UsageError(f"{folder}: {name} is not the file that was written (sha256 differs); train it again")
+    try:
+        task = value["task"]
+        grid = tuple(GridPoint(**{**p, "subnet": SubnetSpec.from_json(p["subnet"])}) for p in value["grid"])
+        select, dev, test = (float(score) for score in value["teacher"])
+        return Supernet(folder, ElasticSpace.from_json(value["space"]),
+                        TaskRecord(**{**task, "columns": Columns(**task["columns"])}), (select, dev, test), grid,
+                        ErrorTables.loads((folder / "tables.json").read_text(encoding="utf-8")), value["training"],
+                        dict(value["sha256"]))
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+        raise UsageError(f"{folder}: the supernet's record is damaged ({error}); train it again") from error
+
+
+def temporary_beside(out: Path) -> Path:
+    """An empty folder that a finished supernet is renamed from."""
+    made = out.with_name(f".{out.name}.tmp-{os.getpid()}")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    return made

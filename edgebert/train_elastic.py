@@ -1,0 +1,105 @@
+"""From a model and a task to a supernet on disk: the path of `edgebert train-elastic`, told by `train_elastic`."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from edgebert.bundle import move_into_place
+from edgebert.cache import Cache
+from edgebert.crew import leave_to_main
+from edgebert.data import Columns
+from edgebert.elastic_stages import Elastic, ElasticSettings, elastic_of
+from edgebert.errors import UsageError
+from edgebert.material import Material, gather
+from edgebert.modeling import Encoder, wrap
+from edgebert.progress import Reporter
+from edgebert.stages import Workplace, teacher_of
+from edgebert.supernet import (
+    TEACHER,
+    WEIGHTS,
+    GridPoint,
+    Supernet,
+    TaskRecord,
+    open_supernet,
+    temporary_beside,
+    write_record,
+)
+from edgebert.tokenization import write_tokenizer
+from edgebert.train.elastic import subnet_logits
+from edgebert.train.teacher import logits_of
+
+
+@dataclass(frozen=True)
+class ElasticRequest:
+    """One run of `train_elastic`; the fields that `request.FitRequest` has too mean the same."""
+
+    settings: ElasticSettings
+    out: Path
+    model: str | None = None
+    task: str | None = "snips"
+    data: Path | None = None
+    columns: Columns = field(default_factory=Columns)
+    kind: str | None = None
+    metric: str | None = None
+    kind: str | None = None
+    metric: str | None = None
+    length: int | None = None
+    teacher_epochs: int | None = None
+    criterion: str = "fisher"
+    tensorboard: Path | None = None
+    overwrite: bool = False
+    seed: int = 0
+    command: str = "edgebert train-elastic"
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.task is None) == (self.data is None):
+            raise UsageError("give either --task (a demo task) or --data (your own), not both")
+
+
+def train_elastic(request: ElasticRequest, cache: Cache, reporter: Reporter) -> Supernet:
+    """Fine-tunes the teacher, trains the supernet, scores the grid of its subnets, and writes `request.out`."""
+    work = Workplace(cache, reporter, request.seed, request.tensorboard)
+    material = gather(request, reporter)
+    teacher = teacher_of(material.checkpoint, material.data, material.train, request.teacher_epochs, work)
+    elastic = elastic_of(teacher, material, request.settings, request.criterion, work)
+    leave_to_main()
+    scores, grid = score_grid(teacher, elastic, material, reporter)
+    with reporter.stage("write the supernet"):
+        return write_supernet(request, material, teacher, elastic, scores, grid)
+
+
+def score_grid(teacher: Encoder, elastic: Elastic, material: Material,
+               reporter: Reporter) -> tuple[tuple[float, float, float], tuple[GridPoint, ...]]:
+    """Points of the teacher and of every subnet of the grid on (select, dev, test)."""
+    points = list(elastic.space.grid())
+    with reporter.stage("score the grid", len(points) + 1) as tick:
+        whole = material.scores(lambda rows: logits_of(teacher, rows))
+        tick(1)
+        found = []
+        for width, depth, subnet in points:
+            scores = material.scores(lambda rows, subnet=subnet: subnet_logits(elastic.net, subnet, rows))
+            found.append(GridPoint(width, depth, subnet, *scores))
+            tick(1)
+    return whole, tuple(found)
+
+
+def write_supernet(request: ElasticRequest, material: Material, teacher: Encoder, elastic: Elastic,
+                   scores: tuple[float, float, float], grid: tuple[GridPoint, ...]) -> Supernet:
+    """Writes everything into a temporary folder beside `request.out` and renames it."""
+    data, folder = material.data, material.checkpoint.folder
+    made = temporary_beside(request.out)
+    try:
+        for name, net in ((WEIGHTS.parent, elastic.net), (TEACHER.parent, teacher)):
+            wrap(net, data.labels, material.checkpoint.source_layers, kind=data.kind).save_pretrained(made / name)
+        write_tokenizer(folder, made / TEACHER.parent)
+        task = TaskRecord(data.name, data.kind, material.metric, data.sha256, material.inputs.max_length, request.task,
+                          None if request.data is None else str(request.data.absolute()), request.columns)
+        write_record(made, elastic.space, task, scores, grid, elastic.tables,
+                     {**asdict(request.settings), "seed": request.seed, "command": request.command})
+        move_into_place(made, request.out, request.overwrite)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return open_supernet(request.out)
