@@ -11,7 +11,7 @@ import math
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from device_bench.errors import BadGolden
 from device_bench.runtimes import OUTPUT_NAME, Feeds, Session
@@ -24,13 +24,14 @@ DEFAULT_BOUND = 0.35  # relative RMSE for a file golden.json does not name; all-
 
 @dataclass(frozen=True)
 class GoldenRow:
-    """One text: ids and masks of one length, and the logits its PyTorch original gives."""
+    """One text: ids and masks of one length, and the logits its PyTorch original gives: one list, or one for each real
+    token of a model that answers for every token."""
 
     text: str
     input_ids: tuple[int, ...]
     attention_mask: tuple[int, ...]
     token_type_ids: Optional[tuple[int, ...]]
-    logits: tuple[float, ...]
+    logits: Union[tuple[float, ...], tuple[tuple[float, ...], ...]]
 
 
 @dataclass(frozen=True)
@@ -104,13 +105,18 @@ def _parse_golden(record: dict[str, Any]) -> Golden:
             input_ids=tuple(int(i) for i in row["input_ids"]),
             attention_mask=tuple(int(i) for i in row["attention_mask"]),
             token_type_ids=None if types is None else tuple(int(i) for i in types),
-            logits=tuple(float(x) for x in row["logits"]),
+            logits=tuple(tuple(map(float, x)) if isinstance(x, list) else float(x) for x in row["logits"]),
         )
         lengths = {len(one.input_ids), len(one.attention_mask), len(one.token_type_ids or one.input_ids)}
         if len(lengths) != 1 or not 1 <= max(lengths) <= length or min(one.input_ids) < 0:
             raise ValueError(f"row {number}: give ids >= 0 and masks of one length <= {length}")
-        if not one.logits or not all(map(math.isfinite, one.logits)):
+        parts = [part if isinstance(part, tuple) else (part,) for part in one.logits]
+        if not parts or not parts[0] or not all(map(math.isfinite, sum(parts, ()))):
             raise ValueError(f"row {number}: give finite logits")
+        per_token = isinstance(one.logits[0], tuple)
+        if any(isinstance(a, tuple) != per_token or len(b) != len(parts[0]) for a, b in zip(one.logits, parts)) or (
+                per_token and len(parts) != sum(one.attention_mask)):
+            raise ValueError(f"row {number}: give one list of logits, or one of each real token")
         rows.append(one)
     if not rows:
         raise ValueError("it has no rows")
@@ -139,11 +145,14 @@ def check_golden(session: Session, golden: Golden, default_bound: float = DEFAUL
     finite = True
     for row in golden.rows:
         logits = session.run(_row_feeds(session, row, length))[OUTPUT_NAME]
-        got = np.asarray(logits, dtype=np.float64)[0].ravel()
+        got = np.asarray(logits, dtype=np.float64)[0]
         truth = np.array(row.logits, dtype=np.float64)
+        if got.ndim == 2:
+            got = got[: sum(row.attention_mask)]
         if got.shape != truth.shape:
-            raise BadGolden(f"{GOLDEN_NAME} has {truth.size} logits, {session.path.name} gives {got.size}; "
-                            "it is of another model; pass --no-golden")
+            raise BadGolden(f"{GOLDEN_NAME} has logits {list(truth.shape)}, {session.path.name} gives "
+                            f"{list(got.shape)}; it is of another model; pass --no-golden")
+        got, truth = got.ravel(), truth.ravel()
         finite = finite and bool(np.isfinite(got).all())
         difference = got - truth
         square_error += float(difference @ difference)

@@ -69,12 +69,13 @@ def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
 
 def golden(texts: Sequence[str], pairs: Sequence[str] | None, ids: Any, mask: Any, types: Any, logits: Any,
            bounds: dict[str, float]) -> str:
-    """golden.json: texts, their padded ids [N, L], and the torch model's logits [N, labels]. bounds: the relative
-    RMSE each file may be off."""
+    """golden.json: texts, their ids [N, L] padded on the right, and the torch model's logits, [N, labels] or
+    [N, L, labels], of which those of real tokens are kept. bounds: the relative RMSE each file may be off."""
     rows = []
     for i, text in enumerate(texts):
+        said = logits[i] if logits.ndim == 2 else logits[i][: int(mask[i].sum())]
         row: dict[str, Any] = {"text": text, "input_ids": ids[i].tolist(), "attention_mask": mask[i].tolist(),
-                               "logits": [float(v) for v in logits[i]]}
+                               "logits": said.tolist()}
         if pairs is not None:
             row["pair"] = pairs[i]
         if types is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -14,17 +15,17 @@ import numpy as np
 from device_bench.packing import write_pyz
 from edgebert import bundle, cost
 from edgebert.errors import AccuracyError
-from edgebert.evidence import Evidence, FrontPoint, ModelEvidence
+from edgebert.evidence import Evidence, Example, FrontPoint, ModelEvidence
 from edgebert.material import Material
 from edgebert.modeling import Encoder, wrap
 from edgebert.plan import CompressionPlan
-from edgebert.prove import METRIC, Proof, Unproven
+from edgebert.prove import Proof, Unproven
 from edgebert.report import render_bundle_readme, render_model_card, render_report
 from edgebert.request import FitRequest
 from edgebert.tables import ErrorTables
-from edgebert.tokenization import write_tokenizer
+from edgebert.tokenization import encode, load_tokenizer, write_tokenizer
+from edgebert.train.batches import Rows
 from edgebert.train.teacher import logits_of
-from exporters.parity import logits_of as file_logits
 
 GOLDEN_ROWS = 16
 OTHER_CPU = 1e-4
@@ -85,7 +86,7 @@ def write_torch(folder: Path, plan: CompressionPlan, student: Encoder, material:
 
     kept = tuple(material.checkpoint.source_layers[i] for i in plan.subnet.kept)
     logging.disable_progress_bar()
-    wrap(student, material.data.labels, kept).save_pretrained(folder)
+    wrap(student, material.data.labels, kept, kind=material.data.kind).save_pretrained(folder)
     write_tokenizer(material.checkpoint.folder, folder)
 
 
@@ -104,18 +105,17 @@ def keep_failed(request: FitRequest, plan: CompressionPlan, student: Encoder, ma
 
 
 def _golden(student: Encoder, material: Material, proof: Proof) -> str:
-    """Rows of the test split, spread over it, with the torch model's answers."""
-    test, length = material.test, material.inputs.max_length
+    """Texts of the test split, spread over it, encoded as an app encodes them, with the torch model's answers."""
+    test, length = material.data.test, material.inputs.max_length
     index = np.unique(np.linspace(0, len(test) - 1, min(GOLDEN_ROWS, len(test))).round().astype(int))
-    rows, texts = test.take(index), material.data.test.texts
-    pairs = material.data.test.pairs
-    pad = ((0, 0), (0, length - rows.ids.shape[1]))
-    types = None if rows.types is None else np.pad(rows.types, pad)
+    texts, pairs = [test.texts[i] for i in index], None if test.pairs is None else [test.pairs[i] for i in index]
+    encoded = encode(load_tokenizer(material.checkpoint.folder), texts, pairs, length, fixed=True)
+    types = encoded.token_type_ids if material.inputs.token_types else None
+    rows = Rows(encoded.input_ids, encoded.attention_mask, types, np.zeros(len(texts), np.int64))
     shipped = {artifact.path.name for artifact in proof.artifacts}
     bounds = {row.file: max(row.bound, OTHER_CPU) for row in proof.rows
               if row.file in shipped and row.name == "logits, right padding"}
-    return bundle.golden([texts[i] for i in index], None if pairs is None else [pairs[i] for i in index],
-                         np.pad(rows.ids, pad), np.pad(rows.mask, pad), types, logits_of(student, rows), bounds)
+    return bundle.golden(texts, pairs, rows.ids, rows.mask, rows.types, logits_of(student, rows), bounds)
 
 
 def _point(plan: CompressionPlan, chosen: bool) -> FrontPoint:
@@ -126,10 +126,10 @@ def _point(plan: CompressionPlan, chosen: bool) -> FrontPoint:
 def _evidence(request: FitRequest, material: Material, outcome: Outcome, seconds: dict[str, float]) -> Evidence:
     plan, proof = outcome.plan, outcome.proof
     front = [_point(p, False) for p in outcome.front if p.subnet != plan.subnet] + [_point(plan, True)]
-    few = material.test.take(np.arange(min(5, len(material.test))))
-    answers = file_logits(proof.artifacts[0], few.ids, few.mask, few.types).argmax(1)
-    examples = tuple((material.data.test.texts[i], material.data.labels[int(a)]) for i, a in enumerate(answers))
+    test = material.data.test
+    examples = tuple(map(Example, test.texts, test.pairs or itertools.repeat(None), proof.answers))
     notes = (*request.notes, *material.data.notes)
-    return Evidence(material.data.name, METRIC, material.data.labels, plan.length, notes, outcome.models,
+    data = material.data
+    return Evidence(data.name, data.kind, material.metric, data.labels, plan.length, notes, outcome.models,
                     proof.files, proof.rows, tuple(sorted(front, key=lambda p: p.latency_ms)),
                     proof.host, request.this_machine, dict(seconds), examples)

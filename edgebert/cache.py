@@ -10,10 +10,13 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from edgebert.crew import crew
 
 Value = TypeVar("Value")
 
@@ -43,29 +46,52 @@ class Cache:
         return self.folder / stage / content_key(stage, version, inputs)
 
     def stage(self, stage: str, version: int, inputs: dict[str, Any], make: Callable[[Path, Path], None],
-              load: Callable[[Path], Value]) -> tuple[Value, bool]:
+              load: Callable[[Path], Value], together: bool = False) -> tuple[Value, bool]:
         """The stage's value, and whether it was there already.
 
         make(out, work): writes the result into the empty folder `out`; `work` survives a crash and is handed to the
         next try that resumes. load(entry): reads the result back, always from the finished entry.
+
+        Where several processes make one run, the main one makes the entry and the others wait for it; together: they
+        all call make, because it trains, and what the others write into their `out` is thrown away.
         """
-        entry = self.entry(stage, version, inputs)
+        entry, here = self.entry(stage, version, inputs), crew()
+        out, work = entry.with_name(entry.name + ".tmp"), entry.with_name(entry.name + ".work")
         found = entry.is_dir()
-        if not found:
-            out, work = entry.with_name(entry.name + ".tmp"), entry.with_name(entry.name + ".work")
+        if here.main and not found:
             shutil.rmtree(out, ignore_errors=True)
             out.mkdir(parents=True)
             if not self.resume:
                 shutil.rmtree(work, ignore_errors=True)
             work.mkdir(exist_ok=True)
-            try:
-                make(out, work)
-                (out / "inputs.json").write_text(json.dumps(inputs, indent=1, sort_keys=True), encoding="utf-8")
-                os.replace(out, entry)
-            except BaseException:
-                shutil.rmtree(out, ignore_errors=True)
-                if not any(work.iterdir()):
-                    work.rmdir()
-                raise
-            shutil.rmtree(work, ignore_errors=True)
+        if here.count > 1:
+            found = _as_main(found)
+        if not found:
+            if here.main:
+                _fill(entry, out, work, inputs, make)
+            elif together:
+                with tempfile.TemporaryDirectory() as scratch:
+                    make(Path(scratch), work)
+            if here.count > 1:
+                _as_main(True)
         return load(entry), found
+
+
+def _fill(entry: Path, out: Path, work: Path, inputs: dict[str, Any], make: Callable[[Path, Path], None]) -> None:
+    try:
+        make(out, work)
+        (out / "inputs.json").write_text(json.dumps(inputs, indent=1, sort_keys=True), encoding="utf-8")
+        os.replace(out, entry)
+    except BaseException:
+        shutil.rmtree(out, ignore_errors=True)
+        if not any(work.iterdir()):
+            work.rmdir()
+        raise
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _as_main(value: bool) -> bool:
+    """What the main process says, after it has come here too."""
+    from edgebert.train.processes import told
+
+    return bool(told(value))

@@ -10,23 +10,26 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 
 from edgebert.errors import UsageError
-from edgebert.layout import Layout, layout_for, shape_of, translate
-from edgebert.modeling import EdgeBertForSequenceClassification, Encoder
+from edgebert.layout import AUTO_CLASSES, Layout, kind_of, layout_for, shape_of, spare_positions, translate
+from edgebert.modeling import EdgeBertModel, Encoder
+from edgebert.spec import HEAD_OF_KIND
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """net: in eval mode, float32. labels: class names where the checkpoint was fine-tuned as a classifier, else None.
+    """net: in eval mode, float32. labels: names of the outputs where the checkpoint was fine-tuned for `kind`, else None.
     folder: the local folder with its tokenizer. sha256: of the weights and the config. source_layers: which layers of
-    the uncompressed model they are."""
+    the uncompressed model they are. kind: of the task that the network's head is for."""
 
     net: Encoder
     labels: tuple[str, ...] | None
     folder: Path
     sha256: str
     source_layers: tuple[int, ...]
+    kind: str = "single_label_classification"
 
 
 def resolve(source: str) -> Path:
@@ -75,10 +78,21 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def load_checkpoint(folder: Path, labels: tuple[str, ...] | None = None, seed: int = 0) -> Checkpoint:
-    """Loads a BERT (or an already compressed) classifier from `folder`.
+def tuned_kind(folder: Path) -> str:
+    """The kind of task the checkpoint in `folder` was fine-tuned for. Raises UsageError where it has no head for any."""
+    kind = kind_of(_config(folder))
+    if kind is None:
+        raise UsageError(f"{folder} has no classifier; fine-tune it first, or let fit-device do it with --data")
+    return kind
 
-    labels: the task's class names; where the checkpoint has none, or others, it gets a new classifier for them.
+
+def load_checkpoint(folder: Path, labels: tuple[str, ...] | None = None, seed: int = 0,
+                    kind: str = "single_label_classification") -> Checkpoint:
+    """Loads an encoder of a known family (or an already compressed one) from `folder`, with a head for `kind`.
+
+    labels: what the task's outputs are called: its classes, one name for regression, ("start", "end") for question
+    answering. Where the checkpoint was not fine-tuned for this kind and these labels, it gets a new classifier, drawn
+    with `seed`.
     Raises UsageError for other families, missing or broken weights, and weights that are not finite.
     """
     config = _config(folder)
@@ -86,51 +100,70 @@ def load_checkpoint(folder: Path, labels: tuple[str, ...] | None = None, seed: i
     if not any(folder.glob("*.safetensors")):
         raise UsageError(f"{folder}: no .safetensors weights; convert the checkpoint with save_pretrained first "
                          "(pickled .bin files are not read: they can run code)")
-    tuned = "ForSequenceClassification" in " ".join(config.get("architectures") or [])
-    own = tuple(str(config["id2label"][k]) for k in sorted(config.get("id2label") or {}, key=int)) if tuned else None
+    own = _own_labels(config, kind, labels)
     if own is not None and labels is not None and set(own) == set(labels):
         labels = own
     wanted = labels if labels is not None else own
     torch.manual_seed(seed)
     try:
-        net, source_layers = _load(folder, layout, wanted, own == wanted)
+        net, source_layers = _load(folder, layout, kind, wanted, own is not None and own == wanted)
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UsageError(f"{folder}: the checkpoint cannot be loaded: {reason[:200]}") from error
     for name, value in net.state_dict().items():
         if not torch.isfinite(value).all():
             raise UsageError(f"{folder}: tensor {name} holds NaN or infinite values; the checkpoint is broken")
-    return Checkpoint(net.eval(), wanted if own == wanted else None, folder, fingerprint(folder), source_layers)
+    return Checkpoint(net.eval(), wanted if own == wanted else None, folder, fingerprint(folder), source_layers, kind)
 
 
-def _load(folder: Path, layout: Layout | None, labels: tuple[str, ...] | None,
+def _own_labels(config: dict[str, Any], kind: str, asked: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """What the checkpoint's outputs are called, None where its head is for another kind of task. The two ends of an
+    answer are called the same everywhere; a single number may be called what the caller calls it."""
+    if kind_of(config) != kind:
+        return None
+    if kind == "question_answering":
+        return "start", "end"
+    names = config.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}
+    found = tuple(str(names[key]) for key in sorted(names, key=int))
+    return asked if kind == "regression" and asked is not None and len(asked) == len(found) else found
+
+
+def _load(folder: Path, layout: Layout | None, kind: str, labels: tuple[str, ...] | None,
           tuned: bool) -> tuple[Encoder, tuple[int, ...]]:
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    import transformers
     from transformers.utils import logging
 
-    count = len(labels) if labels else 2
-    names = dict(enumerate(labels)) if labels else {0: "LABEL_0", 1: "LABEL_1"}
-    changes = {} if tuned else {"num_labels": count, "id2label": names, "label2id": {v: k for k, v in names.items()}}
+    if labels is None:
+        labels = ("LABEL_0",) if kind == "regression" else ("LABEL_0", "LABEL_1")
+    changes = {} if tuned else {"num_labels": len(labels), "id2label": dict(enumerate(labels)),
+                                "label2id": {name: i for i, name in enumerate(labels)}}
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(folder, **changes)
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=not tuned,
+        config = transformers.AutoConfig.from_pretrained(folder, **changes)
+        shape = None if layout is None else shape_of(config, layout, config.num_labels, HEAD_OF_KIND[kind])
+        model, report = getattr(transformers, f"AutoModel{AUTO_CLASSES[kind]}").from_pretrained(
+            folder, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True,
             output_loading_info=True)
     finally:
         logging.set_verbosity(verbosity)
         logging.enable_progress_bar()
-    lacking = sorted(name for name in report["missing_keys"]
-                     if tuned or not name.startswith(("classifier.", "net.classifier.")))
-    lacking = [name for name in lacking if tuned or "pooler" not in name]
+    head = {"pooler": "net.pooler", "classifier": "net.classifier"} if layout is None else layout.head(kind)
+    misfits = {str(key if isinstance(key, str) else key[0]) for key in report["mismatched_keys"]}
+    fresh = report["missing_keys"] | misfits
+    lacking = sorted(name for name in fresh if tuned or name.rpartition(".")[0] not in head.values())
     if lacking:
-        raise UsageError(f"{folder}: the checkpoint lacks {len(lacking)} tensors, first {lacking[0]}")
-    if isinstance(model, EdgeBertForSequenceClassification):
-        return model.net, tuple(model.config.source_layers)
-    assert layout is not None
-    shape = shape_of(model.config, layout, count if not tuned else model.config.num_labels)
-    net = Encoder(shape, model.config.layer_norm_eps, model.config.hidden_dropout_prob)
-    net.load_state_dict(translate(model.state_dict(), layout, shape))
-    return net, tuple(range(len(shape.layers)))
+        what = "the config gives other sizes to" if lacking[0] in misfits else "the checkpoint lacks"
+        raise UsageError(f"{folder}: {what} {len(lacking)} tensors, first {lacking[0]}")
+    if isinstance(model, EdgeBertModel):
+        net, source_layers = model.net, tuple(model.config.source_layers)
+    else:
+        assert layout is not None and shape is not None
+        net = Encoder(shape, getattr(config, "layer_norm_eps", 1e-12), getattr(config, layout.config_dropout))
+        net.load_state_dict(translate(model.state_dict(), layout, kind, shape, spare_positions(config, layout)))
+        source_layers = tuple(range(len(shape.layers)))
+    if not tuned and f"{head['classifier']}.weight" not in fresh:
+        nn.init.normal_(net.classifier.weight, std=0.02)
+        nn.init.zeros_(net.classifier.bias)
+    return net, source_layers

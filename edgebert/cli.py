@@ -15,11 +15,15 @@ from typing import Annotated
 
 import typer
 
-from edgebert import cli_files, cli_plan
+from edgebert import cli_files, cli_plan, cli_train
+from edgebert import cli_options as options
+from edgebert.cli_options import INPUT, RUN
+from edgebert.crew import crew, refuse_single_launch
 from edgebert.errors import Interrupted, UsageError
 
 EXIT_CODES = """Exit codes: 0 ok, 2 usage or bad input, 3 budget unreachable, 4 a file does not compute what it should,
-5 accuracy below --max-drop, 6 device or runtime, 7 measured over budget, 130 interrupted."""
+5 accuracy below --max-drop, 6 device or runtime, 7 measured over budget, 8 training diverged or lost a process,
+130 interrupted."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
                   context_settings={"help_option_names": ["-h", "--help"]},
@@ -37,6 +41,7 @@ class Effort(StrEnum):
     quick = "quick"
     standard = "standard"
     thorough = "thorough"
+    full = "full"
 
 
 class Percentile(StrEnum):
@@ -45,7 +50,7 @@ class Percentile(StrEnum):
 
 
 Profile = Annotated[str, typer.Option("--profile", "-p", help="A device name (see `edgebert profiles`) or a .toml.")]
-BUDGET, INPUT, RUN = "Budget (defaults come from the profile)", "Model and data", "How to run"
+BUDGET = "Budget (defaults come from the profile)"
 
 
 @app.command("fit-device", epilog="""Examples:
@@ -59,18 +64,17 @@ BUDGET, INPUT, RUN = "Budget (defaults come from the profile)", "Model and data"
   edgebert fit-device -p pixel6 --max-latency 3ms --dry-run         (the plan only, in seconds)""")
 def fit_device(
     profile: Profile = "pixel6",
-    model: Annotated[str | None, typer.Option("--model", "-m", rich_help_panel=INPUT, help="Hugging Face folder "
-                     "or hub id. Default: all-MiniLM-L6-v2 from the `demo` extra.")] = None,
-    task: Annotated[str | None, typer.Option(rich_help_panel=INPUT, help="A demo task: snips (default) or "
-                    "clinc150.")] = None,
-    data: Annotated[Path | None, typer.Option(rich_help_panel=INPUT, help="Your data: a folder with train/dev/test "
-                    ".jsonl(.gz), .csv, .tsv or .parquet, a `datasets` folder, or one train file.")] = None,
-    text_column: Annotated[str | None, typer.Option(rich_help_panel=INPUT, help="Column with the text.")] = None,
-    pair_column: Annotated[str | None, typer.Option(rich_help_panel=INPUT, help="Column with the second text of a "
-                           "pair.")] = None,
-    label_column: Annotated[str | None, typer.Option(rich_help_panel=INPUT, help="Column with the label.")] = None,
-    length: Annotated[int | None, typer.Option(rich_help_panel=INPUT, help="Tokens a row is cut to. Default: what "
-                      "holds 99.5 % of the training rows.")] = None,
+    model: options.Model = None,
+    task: options.Task = None,
+    data: options.Data = None,
+    supernet: Annotated[Path | None, typer.Option(rich_help_panel=INPUT, help="A folder made by train-elastic, whose "
+                        "model and data are used: its subnets are cut in seconds.")] = None,
+    task_type: options.TaskType = None,
+    metric: options.MetricName = None,
+    text_column: options.TextColumn = None,
+    pair_column: options.PairColumn = None,
+    label_column: options.LabelColumn = None,
+    length: options.Length = None,
     max_latency: Annotated[str | None, typer.Option(rich_help_panel=BUDGET, help="Such as 12ms; at --percentile.")
                            ] = None,
     percentile: Annotated[Percentile | None, typer.Option(rich_help_panel=BUDGET, help="Of the latency.")] = None,
@@ -82,28 +86,25 @@ def fit_device(
     runtime: Annotated[Runtime, typer.Option(rich_help_panel=RUN, help="auto takes the better one.")] = Runtime.auto,
     threads: Annotated[int | None, typer.Option(rich_help_panel=RUN, help="Default: the profile's.")] = None,
     effort: Annotated[Effort, typer.Option(rich_help_panel=RUN, help="How long to recover what the cuts cost: a "
-                     "quarter of, exactly, or four times what the number of labels asks for.")
-                      ] = Effort.standard,
-    teacher_epochs: Annotated[int | None, typer.Option(min=1, rich_help_panel=RUN, help="Fine-tuning of a model "
-                              "that has no classifier for these labels yet.")] = None,
-    criterion: Annotated[str, typer.Option(rich_help_panel=RUN, help="Importance: fisher or taylor.")] = "fisher",
+                     "quarter of, exactly, or four times what the number of labels asks for; full: train a supernet "
+                     "first, and cut from it.")] = Effort.standard,
+    teacher_epochs: options.TeacherEpochs = None,
+    criterion: options.Criterion = "fisher",
     tflite_compat: Annotated[str | None, typer.Option(rich_help_panel=RUN, help="2.14: a file that tflite-runtime "
                              "2.14.0 computes right.")] = None,
     this_machine: Annotated[bool, typer.Option("--this-machine", rich_help_panel=RUN, help="The target is this "
                             "machine: hold what is measured here against the budget.")] = False,
-    seed: Annotated[int, typer.Option(min=0, rich_help_panel=RUN)] = 0,
-    cache: Annotated[Path | None, typer.Option(rich_help_panel=RUN, help="Default: $EDGEBERT_CACHE or "
-                     "~/.cache/edgebert.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", rich_help_panel=RUN, help="Continue the stage that a stopped run "
-                      "left half done. Finished stages are always kept.")] = False,
+    seed: options.Seed = 0,
+    cache: options.CacheFolder = None,
+    resume: options.Resume = False,
+    tensorboard: options.TensorBoard = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", rich_help_panel=RUN, help="Print the plan and stop. Uses "
                        "stored error tables; needs no torch.")] = False,
     tables: Annotated[Path | None, typer.Option(rich_help_panel=RUN, help="Error tables for --dry-run, as a run "
                       "leaves them in its bundle.")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", rich_help_panel=RUN, help="Where the bundle goes.")
                    ] = Path("edgebert-bundle"),
-    overwrite: Annotated[bool, typer.Option("--overwrite", rich_help_panel=RUN, help="Replace an older bundle.")
-                         ] = False,
+    overwrite: options.Overwrite = False,
     make_zip: Annotated[bool, typer.Option("--zip", rich_help_panel=RUN, help="Also pack it as a .zip.")] = False,
     as_json: Annotated[bool, typer.Option("--json", rich_help_panel=RUN, help="Print the result as JSON.")] = False,
 ) -> None:
@@ -120,6 +121,11 @@ def fit_device(
     budget = device.budget.override(**flags)
     if only_drop:
         budget = replace(budget, max_latency_ms=None)
+    if supernet is not None:
+        _refuse_beside_supernet({"--model": model, "--task": task, "--data": data, "--task-type": task_type,
+                                 "--metric": metric, "--text-column": text_column, "--pair-column": pair_column,
+                                 "--label-column": label_column, "--length": length, "--dry-run": dry_run or None,
+                                 "--effort full": effort if effort == Effort.full else None})
     if data is None and task is None:
         task = "snips"
     if dry_run:
@@ -127,31 +133,28 @@ def fit_device(
         return
     if tables is not None:
         raise UsageError("--tables is for --dry-run: a real run measures its own tables, or finds them in the cache")
-    _check_out(out, overwrite)
+    options.check_out(out, overwrite)
     from edgebert.cache import Cache, default_cache
     from edgebert.data import Columns
     from edgebert.request import FitRequest
 
     request = FitRequest(
         profile=device, budget=budget, out=out, model=model, task=task, data=data,
-        columns=Columns(text_column, pair_column, label_column), runtime=runtime.value,
+        columns=Columns(text_column, pair_column, label_column), kind=task_type, metric=metric, runtime=runtime.value,
         threads=threads or device.threads, length=length, effort=effort.value, teacher_epochs=teacher_epochs,
-        criterion=criterion, tflite_compat=tflite_compat, minimise_latency=only_drop, this_machine=this_machine,
-        zip=make_zip, overwrite=overwrite, seed=seed, command=shlex.join(["edgebert", *sys.argv[1:]]))
+        criterion=criterion, tflite_compat=tflite_compat, minimise_latency=only_drop, supernet=supernet,
+        tensorboard=tensorboard, this_machine=this_machine, zip=make_zip, overwrite=overwrite, seed=seed,
+        command=shlex.join(["edgebert", *sys.argv[1:]]))
     cli_plan.run(request, Cache(cache or default_cache(), resume), as_json)
 
 
-def _check_out(out: Path, overwrite: bool) -> None:
-    """Finds out before the work, not after it, that the bundle cannot be written."""
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} exists; pass --overwrite or another --out")
-    probe = out.absolute().parent / f".{out.name}.probe-{os.getpid()}"
-    try:
-        probe.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UsageError(f"--out {out}: cannot write there ({error.strerror})") from error
+def _refuse_beside_supernet(flags: dict[str, object]) -> None:
+    given = [flag for flag, value in flags.items() if value is not None]
+    if given:
+        raise UsageError(f"--supernet brings its own model and data; it contradicts {', '.join(given)}")
+
+
+app.command("train-elastic", epilog=cli_train.EXAMPLES)(cli_train.train_elastic)
 
 
 @app.command(epilog="Examples:\n\n  edgebert profiles\n\n  edgebert profiles pixel6 --json")
@@ -178,7 +181,7 @@ def export(model: Annotated[str, typer.Argument(help="A fine-tuned checkpoint: a
            tflite_compat: Annotated[str | None, typer.Option(help="2.14 for tflite-runtime 2.14.0.")] = None,
            overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace older files.")] = False) -> None:
     """Export a checkpoint as it is, without compression, and prove the files."""
-    _check_out(out, overwrite)
+    options.check_out(out, overwrite)
     cli_files.export(model, out, runtime.value, precision, length, tflite_compat, overwrite)
 
 
@@ -212,6 +215,7 @@ def main() -> None:
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, _interrupt)
     try:
+        refuse_single_launch()
         app(standalone_mode=True)
     except OSError as error:
         full = " (free some space; finished stages are kept)" if error.errno == errno.ENOSPC else ""
@@ -234,7 +238,9 @@ def _interrupt(number: int, frame: object) -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"edgebert: {message}", file=sys.stderr)
+    here = crew()
+    process = "" if here.main else f" (process {here.rank})"
+    print(f"edgebert{process}: {message}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from edgebert.crew import crew
 from edgebert.device import Budget, DeviceProfile, list_profiles, load_profile
 from edgebert.errors import UsageError
 
@@ -88,7 +89,8 @@ def _nearest_shown(as_json: bool) -> Iterator[None]:
     try:
         yield
     except Infeasible as infeasible:
-        _show(infeasible.nearest, as_json)
+        if crew().main:
+            _show(infeasible.nearest, as_json)
         raise
 
 

@@ -1,9 +1,9 @@
 """What an encoder costs: parameters, multiply-accumulates, file bytes, peak memory and latency, counted block by block.
 
 Everything is additive over blocks (embedding, one attention and one FFN block a layer, head), so that the search can
-price each choice on its own. Counted is what the exported file runs: the classifier reads token 0 alone, so the last
-layer works for that token only and never forms keys and values: with one query q, q . (K x) = (K' q) . x and
-sum(p V x) = V sum(p x), for each head.
+price each choice on its own. Counted is what the exported file runs: where the classifier reads token 0 alone, the
+last layer works for that token only and never forms keys and values: with one query q, q . (K x) = (K' q) . x and
+sum(p V x) = V sum(p x), for each head. Where it reads every token, the last layer is like any other.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from exporters.artifact import Precision
 
 MB = 1e6
 _ATTENTION_OPS, _FFN_OPS, _EMBEDDING_OPS, _HEAD_OPS = 20, 8, 8, 4
+_PROJECTION_OPS, _TOKENS_HEAD_OPS = 2, 2
 _TRUST = ("measured", "derived", "guessed")
 
 # Bytes a file spends on graph nodes and names: (whole file, each layer). A TFLite file repeats them, and the
@@ -82,18 +83,27 @@ def ffn_block(shape: EncoderShape, neurons: int, length: int, last: bool = False
         constants=0, ops=_FFN_OPS, arena=(hidden + 2 * neurons) * tokens)
 
 
-def embedding_block(shape: EncoderShape, length: int) -> Block:
-    """Lookup, positions, token types and norm."""
-    hidden = shape.hidden
-    return Block(macs=0, score_macs=0, scores=0, inner=0, stream=4 * hidden * length, weights=0,
-                 table=shape.vocab * hidden, channels=shape.vocab,
-                 floats=(shape.positions + shape.token_types) * hidden + 2 * hidden, constants=0, ops=_EMBEDDING_OPS,
-                 arena=3 * hidden * length)
+def embedding_blocks(shape: EncoderShape, length: int) -> list[Block]:
+    """Lookup, positions, token types and norm; then the projection, where there is one."""
+    width, hidden = shape.embedding, shape.hidden
+    tables = Block(macs=0, score_macs=0, scores=0, inner=0, stream=4 * width * length, weights=0,
+                   table=shape.vocab * width, channels=shape.vocab,
+                   floats=(shape.positions + shape.token_types) * width + 2 * width, constants=0, ops=_EMBEDDING_OPS,
+                   arena=3 * width * length)
+    if not shape.projected:
+        return [tables]
+    return [tables, Block(macs=width * hidden * length, score_macs=0, scores=0, inner=0,
+                          stream=(width + hidden) * length, weights=width * hidden, table=0, channels=hidden,
+                          floats=hidden, constants=0, ops=_PROJECTION_OPS, arena=(width + hidden) * length)]
 
 
-def head_block(shape: EncoderShape) -> Block:
-    """Tanh pooler and classifier, on token 0."""
+def head_block(shape: EncoderShape, length: int) -> Block:
+    """Pooler and classifier on token 0, or the classifier alone on every token."""
     hidden, labels = shape.hidden, shape.labels
+    if shape.head == "tokens":
+        return Block(macs=hidden * labels * length, score_macs=0, scores=0, inner=0, stream=(hidden + labels) * length,
+                     weights=hidden * labels, table=0, channels=labels, floats=labels, constants=0,
+                     ops=_TOKENS_HEAD_OPS, arena=(hidden + labels) * length)
     return Block(macs=hidden * (hidden + labels), score_macs=0, scores=0, inner=0, stream=2 * hidden + labels,
                  weights=hidden * (hidden + labels), table=0, channels=hidden + labels, floats=hidden + labels,
                  constants=0, ops=_HEAD_OPS, arena=2 * hidden + labels)
@@ -103,12 +113,12 @@ def blocks(shape: EncoderShape, precision: Precision, length: int) -> list[tuple
     """Every block of the model with its precision, in the order they run. Raises UsageError where they do not match."""
     if len(precision.layers) != len(shape.layers):
         raise UsageError(f"the precision names {len(precision.layers)} layers, the model has {len(shape.layers)}")
-    found = [(embedding_block(shape, length), precision.embedding)]
+    found = [(block, precision.embedding) for block in embedding_blocks(shape, length)]
     for index, (layer, choice) in enumerate(zip(shape.layers, precision.layers)):
-        last = index == len(shape.layers) - 1
+        last = index == len(shape.layers) - 1 and shape.head == "sequence"
         found.append((attention_block(shape, layer.heads, length, last), choice.attention))
         found.append((ffn_block(shape, layer.ffn, length, last), choice.ffn))
-    return [*found, (head_block(shape), precision.head)]
+    return [*found, (head_block(shape, length), precision.head)]
 
 
 def params(shape: EncoderShape) -> int:

@@ -1,4 +1,4 @@
-"""Datasets in: texts (or pairs of texts) with one label each, in four splits with four jobs.
+"""Datasets in: texts (or pairs of texts) with what is to be said about them, in four splits with four jobs.
 
     train   the weights learn from it
     select  every choice made on the way is made on it; cut from train, never trained on
@@ -20,33 +20,40 @@ from pathlib import Path
 from typing import Any
 
 from edgebert.data_files import Table, open_tables
-from edgebert.data_splits import Row, cut_splits, overlap_notes
+from edgebert.data_kinds import (
+    ANSWERS,
+    MULTI,
+    REGRESSION,
+    SINGLE,
+    TOKENS,
+    Columns,
+    Row,
+    class_names,
+    kind_of,
+    listed,
+    read_row,
+    resolve_columns,
+    short,
+    spans_begun_inside,
+)
+from edgebert.data_splits import cut_splits, overlap_notes
 from edgebert.errors import UsageError
 
-TEXT_COLUMNS = ("text", "sentence", "utterance", "text_a", "sentence1")
-PAIR_COLUMNS = {"text_a": "text_b", "sentence1": "sentence2"}
-LABEL_COLUMNS = ("label", "intent")
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Names of the columns to read; None is guessed from TEXT_COLUMNS, PAIR_COLUMNS and LABEL_COLUMNS.
-
-    A pair column is guessed only beside a guessed text column: who names the text column names the pair too.
-    """
-
-    text: str | None = None
-    pair: str | None = None
-    label: str | None = None
+__all__ = ["Columns", "Dataset", "Split", "load_dataset"]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of one split: texts, their second texts or None, and labels as indices into `Dataset.labels`."""
+    """Rows of one split: texts, and their second texts or None.
+
+    labels, by kind of task: an index into `Dataset.labels`; a tuple of indices; a number; an index for each word; one
+    or more `data_kinds.Answer`. words: of token tasks, whose texts are their words joined by spaces.
+    """
 
     texts: tuple[str, ...]
     pairs: tuple[str, ...] | None
-    labels: tuple[int, ...]
+    labels: tuple[Any, ...]
+    words: tuple[tuple[str, ...], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -54,10 +61,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A classification task.
+    """A task of one kind, by the names that transformers gives kinds.
 
-    labels: class names in the order of the model's outputs. notes: what was cut, and how many rows of dev and
-    test also stand in train. sha256: of the content after cutting, the same for every file format.
+    labels: names of the model's outputs, in their order: class names, the column of a regression, or the start and the
+    end of an answer. notes: what was cut, and how many rows of dev and test also stand in train. sha256: of the content
+    after cutting, the same for every file format.
     """
 
     name: str
@@ -68,20 +76,22 @@ class Dataset:
     test: Split
     sha256: str
     notes: tuple[str, ...]
+    kind: str = SINGLE
 
     def with_labels(self, order: tuple[str, ...]) -> Dataset:
         """The same rows under another order of the same class names, as a fine-tuned model may have it.
 
         Raises UsageError when the names are not the same."""
         if sorted(order) != sorted(self.labels):
-            raise UsageError(f"{self.name} has the labels {_listed(self.labels)}, not {_listed(order)}")
+            raise UsageError(f"{self.name} has the labels {listed(self.labels)}, not {listed(order)}")
         moved = [order.index(label) for label in self.labels]
-        splits = {name: replace(split, labels=tuple(moved[i] for i in split.labels)) for name, split in (
-            ("train", self.train), ("select", self.select), ("dev", self.dev), ("test", self.test))}
-        return replace(self, labels=tuple(order), sha256=_content_hash(order, splits), **splits)
+        splits = {name: replace(split, labels=tuple(_renumbered(label, moved, self.kind) for label in split.labels))
+                  for name, split in (("train", self.train), ("select", self.select), ("dev", self.dev),
+                                      ("test", self.test))}
+        return replace(self, labels=tuple(order), sha256=_content_hash(self.kind, order, splits), **splits)
 
 
-def load_dataset(source: Path, columns: Columns = Columns()) -> Dataset:
+def load_dataset(source: Path, columns: Columns | None = None, kind: str | None = None) -> Dataset:
     """Read a folder with train / dev / test files, a folder saved by `datasets`, or one train file.
 
     Files: .jsonl, .csv, .tsv (each may end in .gz) or .parquet; dev may be called valid or validation. Select
@@ -90,53 +100,35 @@ def load_dataset(source: Path, columns: Columns = Columns()) -> Dataset:
     Label order: `labels` in the folder's task.json, else the ClassLabel names in the file, else sorted (as
     numbers where all are whole).
 
+    kind: of task, one of data_kinds.KINDS; None reads it from the columns and the first label: text or a whole number
+    is a class, a number with a point is a regression, a list several classes, `tokens` and `tags` a token task, and
+    `context`, `question` and `answers` question answering.
+
     Raises UsageError, with the file and the line or row, for anything that cannot be used as it is.
     """
     source = Path(source)
     tables = open_tables(source)
-    columns = _resolve_columns(columns, tables["train"])
+    columns = columns or Columns()
+    kind = kind_of(tables["train"], columns, kind)
+    columns = resolve_columns(columns, tables["train"], kind)
     task = _read_task(source)
     names = tables["train"].class_names.get(columns.label)
-    train, places = _read_rows(tables["train"], columns, names)
-    labels = _label_order(task.get("labels") or names, train, places, tables["train"])
+    notes: list[str] = []
+    train, places = _read_rows(tables["train"], columns, kind, names, notes)
+    labels = _label_order(kind, columns, task.get("labels") or names, train, places, tables["train"])
     known = frozenset(labels)
     splits = {"train": train}
     for split in ("dev", "test"):
         if split in tables:
-            splits[split], places = _read_rows(tables[split], columns, names)
-            _refuse_unknown(splits[split], places, known, tables[split], tables["train"].file)
+            splits[split], places = _read_rows(tables[split], columns, kind, names, notes)
+            _refuse_unknown(splits[split], places, kind, known, tables[split], tables["train"].file)
 
-    notes = overlap_notes(splits)
-    notes += cut_splits(splits, tables["train"].file)
+    notes += overlap_notes(splits)
+    notes += cut_splits(splits, tables["train"].file, kind)
     index = {label: position for position, label in enumerate(labels)}
-    numbered = {split: _numbered(rows, index) for split, rows in splits.items()}
+    numbered = {split: _numbered(rows, kind, index) for split, rows in splits.items()}
     name = task.get("name") or (source.name if source.is_dir() else source.name.split(".", 1)[0])
-    return Dataset(name, labels, sha256=_content_hash(labels, numbered), notes=tuple(notes), **numbered)
-
-
-def _resolve_columns(wanted: Columns, table: Table) -> Columns:
-    """Fill in what was left to guess, and refuse what does not exist."""
-    there = f"{table.file} has the columns {_listed(table.columns)}"
-    for flag, name in (("text", wanted.text), ("pair", wanted.pair), ("label", wanted.label)):
-        if name is not None and name not in table.columns:
-            raise UsageError(f"no column {name!r}: {there}; name one with --{flag}-column")
-    text = wanted.text or _guess("text", TEXT_COLUMNS, table, there)
-    pair = wanted.pair
-    if wanted.text is None and pair is None and PAIR_COLUMNS.get(text) in table.columns:
-        pair = PAIR_COLUMNS[text]
-    label = wanted.label or _guess("label", LABEL_COLUMNS, table, there)
-    if len({text, pair, label}) < 3:
-        raise UsageError(f"text, pair and label must be different columns, "
-                         f"got {text!r}, {pair!r} and {label!r}")
-    return Columns(text, pair, label)
-
-
-def _guess(flag: str, candidates: tuple[str, ...], table: Table, there: str) -> str:
-    found = [name for name in candidates if name in table.columns]
-    if len(found) == 1:
-        return found[0]
-    problem = f"which is the {flag} column, {' or '.join(found)}?" if found else f"no {flag} column:"
-    raise UsageError(f"{problem} {there}; name one with --{flag}-column")
+    return Dataset(name, labels, sha256=_content_hash(kind, labels, numbered), notes=tuple(notes), kind=kind, **numbered)
 
 
 def _read_task(source: Path) -> Mapping[str, Any]:
@@ -158,110 +150,85 @@ def _read_task(source: Path) -> Mapping[str, Any]:
     return task
 
 
-def _read_rows(table: Table, columns: Columns, names: tuple[str, ...] | None) -> tuple[list[Row], list[int]]:
-    """Rows of a table and the line or row number of each. names: classes the train file declares, if any."""
-    wanted = (columns.text, columns.pair, columns.label)
-    missing = [name for name in wanted if name and name not in table.columns]
+def _read_rows(table: Table, columns: Columns, kind: str, names: tuple[str, ...] | None,
+               notes: list[str]) -> tuple[list[Row], list[int]]:
+    """Rows of a table and the line or row number of each. names: classes the train file declares, if any. What a
+    reader of the result should know is added to `notes`."""
+    missing = [name for name in columns.named if name not in table.columns]
     if missing:
-        raise UsageError(f"{table.file}: no column {missing[0]!r}; it has {_listed(table.columns)}")
+        raise UsageError(f"{table.file}: no column {missing[0]!r}; it has {listed(table.columns)}")
     names = table.class_names.get(columns.label, names)
-    rows, places = [], []
+    rows, places, unseen = [], [], 0
     for number, values in table.rows:
         try:
-            text = _text(values[columns.text], columns.text)
-            pair = None if columns.pair is None else _text(values[columns.pair], columns.pair)
-            rows.append(Row(text, pair, _label(values[columns.label], names)))
+            row = read_row(values, columns, kind, names)
         except KeyError as error:
             raise UsageError(f"{table.file} {table.unit} {number}: no column {error}; "
-                             f"it has {_listed(values)}") from error
+                             f"it has {listed(values)}") from error
         except ValueError as error:
             raise UsageError(f"{table.file} {table.unit} {number}: {error}") from error
+        if kind == TOKENS:
+            unseen += len(values[columns.text]) - len(row.words or ())
+        rows.append(row)
         places.append(number)
+    if unseen:
+        notes.append(f"{unseen} empty tokens of {table.file} are left out with their tags")
+    if kind == TOKENS and (begun := spans_begun_inside(rows)):
+        notes.append(f"{begun} spans of {table.file} begin with an I- tag; they count as spans, as conlleval counts")
     return rows, places
 
 
-def _text(value: Any, column: str) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{column!r} must be text, found {_kind(value)}")
-    if not value or value.isspace():
-        raise ValueError(f"{column!r} is empty")
-    _refuse_half_characters(value, column)
-    return value
-
-
-def _label(value: Any, names: tuple[str, ...] | None) -> str:
-    """The label as its name; whole numbers count as names unless the file declares names for them."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        if names is None:
-            return str(value)
-        if not 0 <= value < len(names):
-            raise ValueError(f"label {value} is outside the {len(names)} declared classes (unlabelled row?)")
-        return names[value]
-    if isinstance(value, float):
-        raise ValueError(f"a label must be text or a whole number, found {value} (no regression here)")
-    if not isinstance(value, str):
-        raise ValueError(f"a label must be text or a whole number, found {_kind(value)}")
-    if not value or value.isspace():
-        raise ValueError("the label is empty")
-    _refuse_half_characters(value, "label")
-    return value
-
-
-def _refuse_half_characters(value: str, column: str) -> None:
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            half = f"\\u{ord(value[error.start]):04x}"
-            raise ValueError(f"{column!r} holds half of a character ({half})") from error
-
-
-def _kind(value: Any) -> str:
-    return "nothing (null)" if value is None else type(value).__name__
-
-
-def _label_order(declared: Iterable[str] | None, train: list[Row], places: list[int],
+def _label_order(kind: str, columns: Columns, declared: Iterable[str] | None, train: list[Row], places: list[int],
                  table: Table) -> tuple[str, ...]:
-    used = {row.label for row in train}
+    if kind == REGRESSION:
+        return (str(columns.label),)
+    if kind == ANSWERS:
+        return ("start", "end")
+    used = {name for row in train for name in class_names(row, kind)}
     if len(used) < 2:
-        raise UsageError(f"{table.file}: a single class ({_short(next(iter(used)))}) in {len(train)} rows; "
+        only = f" ({short(next(iter(used)))})" if used else ""
+        raise UsageError(f"{table.file}: {'a single class' if used else 'no class'}{only} in {len(train)} rows; "
                          f"a classifier needs two or more")
     if declared is not None:
-        _refuse_unknown(train, places, frozenset(declared), table, "the declared labels")
+        _refuse_unknown(train, places, kind, frozenset(declared), table, "the declared labels")
         return tuple(declared)
     whole = all(len(label) < 20 and label.removeprefix("-").isdecimal() and label == str(int(label))
                 for label in used)
     return tuple(sorted(used, key=int if whole else str))
 
 
-def _refuse_unknown(rows: list[Row], places: list[int], known: frozenset[str], table: Table,
+def _refuse_unknown(rows: list[Row], places: list[int], kind: str, known: frozenset[str], table: Table,
                     where: str) -> None:
     for row, place in zip(rows, places, strict=True):
-        if row.label not in known:
-            near = get_close_matches(row.label, known, n=1)
-            hint = f"; did you mean {_short(near[0])}?" if near else f", which has {_listed(sorted(known))}"
-            raise UsageError(f"{table.file} {table.unit} {place}: label {_short(row.label)} "
-                             f"is not in {where}{hint}")
+        for label in class_names(row, kind):
+            if label not in known:
+                near = get_close_matches(label, known, n=1)
+                hint = f"; did you mean {short(near[0])}?" if near else f", which has {listed(sorted(known))}"
+                raise UsageError(f"{table.file} {table.unit} {place}: label {short(label)} is not in {where}{hint}")
 
 
-def _numbered(rows: list[Row], index: Mapping[str, int]) -> Split:
+def _numbered(rows: list[Row], kind: str, index: Mapping[str, int]) -> Split:
     pairs = None if rows[0].pair is None else tuple(row.pair for row in rows)
-    return Split(tuple(row.text for row in rows), pairs, tuple(index[row.label] for row in rows))
+    words = None if kind != TOKENS else tuple(row.words for row in rows)
+    return Split(tuple(row.text for row in rows), pairs,
+                 tuple(_renumbered(row.label, index, kind) for row in rows), words)
 
 
-def _content_hash(labels: tuple[str, ...], splits: Mapping[str, Split]) -> str:
+def _renumbered(label: Any, index: Mapping[str, int] | list[int], kind: str) -> Any:
+    """A label with its classes, names or numbers, looked up in `index`; as it is where the kind has no classes."""
+    if kind == SINGLE:
+        return index[label]
+    if kind == MULTI:
+        return tuple(sorted(index[one] for one in label))
+    return tuple(index[one] for one in label) if kind == TOKENS else label
+
+
+def _content_hash(kind: str, labels: tuple[str, ...], splits: Mapping[str, Split]) -> str:
     digest = hashlib.sha256(json.dumps(labels).encode())
+    if kind != SINGLE:
+        digest.update(kind.encode())
     for split in ("train", "select", "dev", "test"):
         rows = splits[split]
-        digest.update(json.dumps([split, rows.texts, rows.pairs, rows.labels]).encode())
+        words = [] if rows.words is None else [rows.words]
+        digest.update(json.dumps([split, rows.texts, rows.pairs, rows.labels, *words]).encode())
     return digest.hexdigest()
-
-
-def _short(label: str) -> str:
-    return repr(label if len(label) <= 40 else label[:37] + "...")
-
-
-def _listed(names: Iterable[str], limit: int = 12) -> str:
-    names = list(names)
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(_short(name) for name in names[:limit]) + rest

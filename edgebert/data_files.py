@@ -34,15 +34,18 @@ class Table:
     """An open table.
 
     file: its name in messages. unit: what the numbers in `rows` count, "line" of a text file or "row" of a
-    binary one, both from 1. rows: (number, values by column). class_names: label names by column, where the
-    file itself declares them (`datasets.ClassLabel`).
+    binary one, both from 1. rows: (number, values by column). first: the values of the first of them. class_names:
+    label names by column, where the file itself declares them (`datasets.ClassLabel`, or a list of it). plain: every
+    value is text, as in CSV, also what means a number.
     """
 
     file: str
     unit: str
     columns: tuple[str, ...]
     rows: Iterator[Numbered]
+    first: Mapping[str, Any]
     class_names: Mapping[str, tuple[str, ...]]
+    plain: bool = False
 
 
 def open_table(path: Path) -> Table:
@@ -127,7 +130,7 @@ def _too_large(file: str) -> UsageError:
 
 
 def _opened(file: str, unit: str, rows: Iterator[Numbered], columns: tuple[str, ...] = (),
-            class_names: Mapping[str, tuple[str, ...]] | None = None) -> Table:
+            class_names: Mapping[str, tuple[str, ...]] | None = None, plain: bool = False) -> Table:
     """Take the first row: an empty file is refused at once, and JSON lines show their columns."""
     first = next(rows, None)
     if first is None:
@@ -137,7 +140,7 @@ def _opened(file: str, unit: str, rows: Iterator[Numbered], columns: tuple[str, 
         yield first
         yield from rows
 
-    return Table(file, unit, columns or tuple(first[1]), again(), class_names or {})
+    return Table(file, unit, columns or tuple(first[1]), again(), first[1], class_names or {}, plain)
 
 
 def _nested_too_deeply(line: str) -> bool:
@@ -188,7 +191,7 @@ def _delimited_table(path: Path, dialect: dict[str, Any]) -> Table:
                                  f"where the header has {len(header)}")
             yield number, dict(zip(header, values, strict=True))
 
-    return _opened(path.name, "line", rows(), tuple(header))
+    return _opened(path.name, "line", rows(), tuple(header), plain=True)
 
 
 def _records(path: Path, dialect: dict[str, Any]) -> Iterator[tuple[int, list[str]]]:
@@ -278,8 +281,13 @@ def _hub_features(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
 
 
 def _declared_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    return {column: tuple(map(str, feature["names"])) for column, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")}
+    found = {}
+    for column, feature in features.items():
+        if isinstance(feature, dict) and isinstance(feature.get("feature"), dict):  # a list of labels
+            feature = feature["feature"]
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names"):
+            found[column] = tuple(map(str, feature["names"]))
+    return found
 
 
 def _one_line(text: str, limit: int = 100) -> str:

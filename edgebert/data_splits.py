@@ -5,20 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import NamedTuple
 
+from edgebert.data_kinds import ANSWERS, SINGLE, Row
 from edgebert.errors import UsageError
 
 CUT_SHARE = 0.1
 CUT_MAX_ROWS = 1000
-
-
-class Row(NamedTuple):
-    """One labelled input; label is the class name."""
-
-    text: str
-    pair: str | None
-    label: str
 
 
 def overlap_notes(splits: Mapping[str, list[Row]]) -> list[str]:
@@ -32,8 +24,9 @@ def overlap_notes(splits: Mapping[str, list[Row]]) -> list[str]:
     return notes
 
 
-def cut_splits(splits: dict[str, list[Row]], file: str) -> list[str]:
-    """Add the missing splits and `select` to `splits`; say what was cut from what. file: names train.
+def cut_splits(splits: dict[str, list[Row]], file: str, kind: str = SINGLE) -> list[str]:
+    """Add the missing splits and `select` to `splits`; say what was cut from what. file: names train. kind: of task;
+    only single labels are cut class by class.
 
     Raises UsageError when nothing can be taken without emptying a class.
     """
@@ -47,29 +40,31 @@ def cut_splits(splits: dict[str, list[Row]], file: str) -> list[str]:
     notes = []
     for new, origin, share, limit in jobs:
         whole = len(splits[origin])
-        splits[origin], splits[new] = _take(splits[origin], share, limit)
+        splits[origin], splits[new] = _take(splits[origin], share, limit, kind)
         if not splits[new]:
             raise UsageError(f"{file}: too few rows to cut {new} from {origin}; "
-                             f"give at least one class four different rows")
+                             f"give at least {'one class ' if kind == SINGLE else ''}four different "
+                             f"{'contexts' if kind == ANSWERS else 'rows'}")
         notes.append(f"{new}: {len(splits[new])} of {whole} {origin} rows, cut by content")
     return notes
 
 
-def _take(rows: list[Row], share: float, limit: int | None) -> tuple[list[Row], list[Row]]:
+def _take(rows: list[Row], share: float, limit: int | None, kind: str) -> tuple[list[Row], list[Row]]:
     """Split rows into (kept, taken): `share` of every class in distinct inputs, chosen by content hash.
 
     Inputs that stand once are taken first; copies move together, and an input with two labels stays. So no
-    input is ever on both sides.
+    input is ever on both sides; all questions on one context count as one input.
     """
-    copies: dict[tuple[str, str | None], list[int]] = {}
+    copies: dict[tuple[str | None, ...], list[int]] = {}
     for position, row in enumerate(rows):
-        copies.setdefault((row.text, row.pair), []).append(position)
+        copies.setdefault((row.pair,) if kind == ANSWERS else (row.text, row.pair), []).append(position)
     classes: dict[str, list[tuple[int, str, list[int]]]] = {}
     for content, positions in copies.items():
         labels = {rows[position].label for position in positions}
-        if len(labels) == 1:
+        if len(labels) == 1 or kind == ANSWERS:
             order = hashlib.sha256(json.dumps(content).encode()).hexdigest()
-            classes.setdefault(labels.pop(), []).append((len(positions), order, positions))
+            count = 1 if kind == ANSWERS else len(positions)
+            classes.setdefault(labels.pop() if kind == SINGLE else "", []).append((count, order, positions))
     taken: set[int] = set()
     quotas = _quotas({label: len(inputs) for label, inputs in classes.items()}, share, limit)
     for label, inputs in classes.items():

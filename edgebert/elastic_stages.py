@@ -21,7 +21,8 @@ from edgebert.space import DEPTHS, WIDTHS, ElasticSpace, fixed_order
 from edgebert.spec import EncoderShape, SubnetSpec
 from edgebert.stages import IMPORTANCE_ROWS, TABLE_ROWS, Workplace, saved_net, weights_hash
 from edgebert.tables import ErrorTables
-from edgebert.train.batches import in_order
+from edgebert.train.augment import Augmented, Candidates, candidates_for
+from edgebert.train.batches import Rows, in_order
 from edgebert.train.device import on_device
 from edgebert.train.elastic import Curriculum, distil_step, label_step, subnet_logits
 from edgebert.train.loop import optimise
@@ -160,16 +161,17 @@ def _trained(title: str, stage: Stage, start: Encoder, lesson: Encoder | None, s
         return float(np.mean([points(subnet_logits(net, corner, material.select)) for corner in corners]))
 
     def make(out: Path, partial: Path) -> None:
+        rows = augmented(material, lesson, settings.augment, work)
         net.dropout = 0.0
         net.word.requires_grad_(False)
         how = (stage.curriculum, objective)
         step = (label_step(net, space, *how, schedule.precision, work.seed) if lesson is None else
                 distil_step(net, lesson, space, *how, same_width, schedule.precision, work.seed))
-        steps = schedule.steps(material.train)
+        steps = schedule.steps(rows)
         with (work.reporter.stage(f"elastic training {title}", steps, "rows", schedule.batch_size) as tick,
               tensorboard(work.tensorboard, f"elastic {title}") as log,
               on_device(net, *([] if lesson is None else [lesson]))):
-            optimise(net, material.train, step, schedule, tick, partial / "state.safetensors", validate=validate, log=log)
+            optimise(net, rows, step, schedule, tick, partial / "state.safetensors", validate=validate, log=log)
         net.word.requires_grad_(True)
         net.dropout = start.dropout
         save_model(net, str(out / "model.safetensors"))
@@ -178,6 +180,24 @@ def _trained(title: str, stage: Stage, start: Encoder, lesson: Encoder | None, s
     if found:
         work.reporter.reused(f"elastic training {title}", f"{schedule.epochs:g} epochs")
     return net
+
+
+def augmented(material: Material, lesson: Encoder | None, copies: int, work: Workplace) -> Rows | Augmented:
+    """The training rows, with copies of them in other words where a teacher answers for them."""
+    if not copies or lesson is None:
+        return material.train
+    inputs = {"checkpoint": material.checkpoint.sha256, "model": weights_hash(lesson), "data": material.data.sha256,
+              "length": int(material.train.ids.shape[1])}
+
+    def make(out: Path, partial: Path) -> None:
+        with work.reporter.stage("candidates for augmentation", len(material.train)) as tick:
+            found = candidates_for(material.checkpoint.folder, lesson, material.train, tick=tick)
+        found.save(out / "candidates.safetensors")
+
+    candidates, _ = work.cache.stage("candidates", 1, inputs, make,
+                                     lambda entry: Candidates.load(entry / "candidates.safetensors"))
+    work.reporter.say(f"  augmentation: {copies} copies of each row; {candidates.method}")
+    return Augmented(material.train, candidates, copies, work.seed)
 
 
 def _identity(shape: EncoderShape) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:

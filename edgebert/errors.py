@@ -43,3 +43,9 @@ class OverBudgetError(EdgeBertError):
     """The measured latency, memory or size is above the budget."""
 
     exit_code = 7
+
+
+class TrainingError(EdgeBertError):
+    """Training lost its way: a loss or a gradient is not finite, or a process of the run has ended."""
+
+    exit_code = 8

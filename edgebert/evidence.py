@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgebert.errors import UsageError
 from edgebert.spec import EncoderShape
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class Score:
-    """A metric in points (0 to 100) on one split. plus_minus: half of its 95 % interval, in points."""
+    """A metric in points (100 times the usual figure) on one split. plus_minus: half of its 95 % interval, in points."""
 
     points: float
     plus_minus: float
@@ -85,12 +85,22 @@ class FrontPoint:
     chosen: bool
 
 
+class Example(NamedTuple):
+    """A row of the test split and what the shipped file says to it. pair: its second text, where there is one."""
+
+    text: str
+    pair: str | None
+    answer: str
+
+
 @dataclass(frozen=True)
 class Evidence:
-    """Everything measured in a run. host: facts of the machine that timed the files, which is not the target unless
-    `host_is_target`. seconds: wall time of each stage, 0 where the stage came from the cache."""
+    """Everything measured in a run. kind: of task. labels: names of the outputs. host: facts of the machine that timed
+    the files, which is not the target unless `host_is_target`. seconds: wall time of each stage, 0 where the stage
+    came from the cache."""
 
     task: str
+    kind: str
     metric: str
     labels: tuple[str, ...]
     length: int
@@ -102,7 +112,7 @@ class Evidence:
     host: dict[str, Any]
     host_is_target: bool
     seconds: dict[str, float]
-    examples: tuple[tuple[str, str], ...]
+    examples: tuple[Example, ...]
 
     def model(self, role: str) -> ModelEvidence:
         return next(m for m in self.models if m.role == role)
@@ -130,6 +140,6 @@ class Evidence:
             return cls(models=models, files=files, parity=tuple(ParityRow(**p) for p in value.pop("parity")),
                        front=tuple(FrontPoint(**p) for p in value.pop("front")),
                        labels=tuple(value.pop("labels")), notes=tuple(value.pop("notes")),
-                       examples=tuple((a, b) for a, b in value.pop("examples")), **value)
+                       examples=tuple(Example(*e) for e in value.pop("examples")), **value)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"results.json is damaged: {error}") from error

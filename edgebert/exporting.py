@@ -8,10 +8,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from edgebert.bundle import move_into_place
-from edgebert.checkpoint import load_checkpoint, resolve
+from edgebert.checkpoint import load_checkpoint, resolve, tuned_kind
 from edgebert.errors import UsageError
 from edgebert.progress import Reporter
 from edgebert.spec import input_lengths
@@ -43,15 +41,14 @@ def export(model: str, out: Path, formats: tuple[str, ...] = ("onnx", "tflite"),
         raise UsageError(f"--precision {precision} is not known, choose from {', '.join(PRECISIONS)}")
     folder = resolve(model)
     with reporter.stage("load the checkpoint"):
-        checkpoint = load_checkpoint(folder)
-    if checkpoint.labels is None:
-        raise UsageError(f"{model} has no classifier; fine-tune it first, or let fit-device do it with --data")
+        checkpoint = load_checkpoint(folder, kind=tuned_kind(folder))
     limit = checkpoint.net.shape.positions
     if not 8 <= length <= limit:
         raise UsageError(f"--length {length}: this checkpoint takes 8 to {limit} tokens")
     spec = InputSpec(input_lengths(length), checkpoint.net.shape.token_types > 1)
     whole = Precision.uniform(precision, len(checkpoint.net.layers))
-    rows = encode(load_tokenizer(folder), [text for text in PROBE_TEXTS if text.strip()], max_length=length)
+    texts = [text for text in PROBE_TEXTS if text.strip()]
+    rows = encode(load_tokenizer(folder), texts, texts[::-1] if spec.token_types else None, length)
     made = out.with_name(f".{out.name}.tmp-{os.getpid()}")
     made.mkdir(parents=True)
     artifacts, checks = [], []
@@ -60,10 +57,10 @@ def export(model: str, out: Path, formats: tuple[str, ...] = ("onnx", "tflite"),
             target = made / file_name(format, precision, compat if format == "tflite" else None)
             with reporter.stage(f"export {target.name}"), quietly():
                 artifact, = export_files(format, checkpoint.net, {target: whole}, spec,
-                                         {"labels": json.dumps(checkpoint.labels)}, compat)
+                                         {"labels": json.dumps(checkpoint.labels), "kind": checkpoint.kind}, compat)
             with reporter.stage(f"prove {target.name}"):
                 checks += check_logits(artifact, checkpoint.net, rows.input_ids, rows.attention_mask,
-                                       np.zeros_like(rows.input_ids) if spec.token_types else None)
+                                       rows.token_type_ids if spec.token_types else None)
             artifacts.append(artifact)
         parity = Parity(tuple(checks))
         require(parity)

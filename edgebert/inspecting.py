@@ -10,9 +10,9 @@ from typing import Any
 
 from edgebert import cost
 from edgebert.errors import UsageError
-from edgebert.layout import layout_for, shape_of
+from edgebert.layout import kind_of, layout_for, shape_of
 from edgebert.plan import CompressionPlan
-from edgebert.spec import EncoderShape, LayerSpec
+from edgebert.spec import HEAD_OF_KIND, EncoderShape, LayerSpec
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,10 @@ def _checkpoint_shape(path: Path) -> EncoderShape:
         if kind == "edgebert":
             layers = tuple(LayerSpec(h, f) for h, f in zip(config["layer_heads"], config["layer_ffn"], strict=True))
             return EncoderShape(config["hidden_size"], config["head_dim"], config["vocab_size"],
-                                config["max_position_embeddings"], config["type_vocab_size"], labels, layers)
-        return shape_of(SimpleNamespace(**config), layout_for(kind), labels)
+                                config["max_position_embeddings"], config["type_vocab_size"], labels, layers,
+                                config.get("head", "sequence"), config.get("head_activation", "tanh"),
+                                config.get("embedding_size", 0))
+        head = HEAD_OF_KIND[kind_of(config) or "single_label_classification"]
+        return shape_of(SimpleNamespace(**config), layout_for(kind), labels, head)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise UsageError(f"{path}: the config lacks or breaks {error}") from error

@@ -2,25 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
 
 from edgebert.checkpoint import Checkpoint, load_checkpoint, resolve
-from edgebert.data import Dataset, load_dataset
+from edgebert.data import Columns, Dataset, load_dataset
+from edgebert.data_kinds import ANSWERS
 from edgebert.demo import demo_model_folder, demo_task_folder
 from edgebert.errors import UsageError
+from edgebert.evidence import Score
 from edgebert.progress import Reporter
-from edgebert.request import FitRequest
+from edgebert.rows import rows_of
 from edgebert.spec import input_lengths
-from edgebert.stages import rows_of
+from edgebert.tasks import Scorer, choose_metric
 from edgebert.tokenization import choose_length, lengths, load_tokenizer
 from edgebert.train.batches import Rows
 from exporters.artifact import InputSpec
+
+LONGEST_WINDOW = 384
+"""Tokens of a window for question answering, unless a length is asked for (Devlin et al. 2019, for SQuAD)."""
+
+
+class Wanted(Protocol):
+    """The part of a request that says what to start from; `request.FitRequest` says what each field means."""
+
+    @property
+    def model(self) -> str | None: ...
+    @property
+    def task(self) -> str | None: ...
+    @property
+    def data(self) -> Path | None: ...
+    @property
+    def columns(self) -> Columns: ...
+    @property
+    def kind(self) -> str | None: ...
+    @property
+    def metric(self) -> str | None: ...
+    @property
+    def length(self) -> int | None: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def notes(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
 class Material:
     """checkpoint: with a classifier for the data's labels. inputs: the lengths the files are made for. train: weights
-    learn from it; select: choices are made on it; dev: passes or fails the result; test: only reported."""
+    learn from it; select: choices are made on it; dev: passes or fails the result; test: only reported. scorers: what
+    judges the answers to the last three, by name."""
 
     checkpoint: Checkpoint
     data: Dataset
@@ -29,31 +63,54 @@ class Material:
     select: Rows
     dev: Rows
     test: Rows
+    scorers: Mapping[str, Scorer]
+
+    @property
+    def metric(self) -> str:
+        return self.scorers["test"].metric
+
+    def score(self, split: str, answer: Callable[[Rows], np.ndarray]) -> Score:
+        """The score, with its interval, of a model on "select", "dev" or "test". answer: rows -> logits."""
+        return self.scorers[split](answer(getattr(self, split)))
+
+    def scores(self, answer: Callable[[Rows], np.ndarray]) -> tuple[float, float, float]:
+        """Points of a model on select, dev and test. answer: rows -> logits."""
+        select, dev, test = (self.scorers[split].points(answer(getattr(self, split)))
+                             for split in ("select", "dev", "test"))
+        return select, dev, test
 
 
-def gather(request: FitRequest, reporter: Reporter) -> Material:
+def gather(request: Wanted, reporter: Reporter) -> Material:
     """Loads the data, then the checkpoint with a classifier for the data's labels, and encodes the rows.
 
     The length is the request's, or the shortest usual one that holds 99.5 % of the training rows uncut.
     """
     folder = resolve(request.model) if request.model else demo_model_folder()
-    data = load_dataset(request.data or demo_task_folder(request.task or ""), request.columns)
+    data = load_dataset(request.data or demo_task_folder(request.task or ""), request.columns, request.kind)
+    metric = choose_metric(data.kind, data.labels, request.metric)
     tokenizer = load_tokenizer(folder)
     with reporter.stage("load the checkpoint"):
-        checkpoint = load_checkpoint(folder, data.labels, request.seed)
+        checkpoint = load_checkpoint(folder, data.labels, request.seed, data.kind)
     if checkpoint.labels is not None:
         data = data.with_labels(checkpoint.labels)
     limit = checkpoint.net.shape.positions
     if request.length is not None and not 8 <= request.length <= limit:
         raise UsageError(f"--length {request.length}: this checkpoint takes 8 to {limit} tokens")
-    length = request.length or choose_length(lengths(tokenizer, data.train.texts, data.train.pairs), limit)
-    inputs = InputSpec(input_lengths(length), data.train.pairs is not None)
+    usual = min(limit, LONGEST_WINDOW) if data.kind == ANSWERS else limit
+    length = request.length or choose_length(lengths(tokenizer, data.train.texts, data.train.pairs), usual)
+    inputs = InputSpec(input_lengths(length), data.train.pairs is not None and checkpoint.net.shape.token_types > 1)
     for note in request.notes:
         reporter.say(f"  note: {note}")
     for note in data.notes:
         reporter.say(f"  data: {note}")
-    reporter.say(f"  data: {data.name}: {len(data.train)} training rows, {len(data.labels)} labels, rows cut to "
-                 f"{length} tokens")
-    train, select, dev, test = (rows_of(split, tokenizer, length)
-                                for split in (data.train, data.select, data.dev, data.test))
-    return Material(checkpoint, data, inputs, train, select, dev, test)
+    outputs = f"{len(data.labels)} labels, " if len(data.labels) > 2 else ""
+    reporter.say(f"  data: {data.name}: {data.kind.replace('_', ' ')}, {len(data.train)} training rows, {outputs}rows "
+                 f"cut to {length} tokens, judged by {metric.replace('_', ' ')}")
+    rows, scorers = {}, {}
+    for name in ("train", "select", "dev", "test"):
+        rows[name], truth = rows_of(getattr(data, name), data, tokenizer, length)
+        if not inputs.token_types:  # a tokenizer may count types that the family does not have
+            rows[name] = replace(rows[name], types=None)
+        if name != "train":
+            scorers[name] = Scorer(data.kind, metric, data.labels, truth)
+    return Material(checkpoint, data, inputs, **rows, scorers=scorers)

@@ -1,8 +1,8 @@
 """The network: a BERT encoder whose layers may each have their own number of heads and FFN neurons.
 
-`Encoder` is the plain module that is trained, masked, cut and exported. `EdgeBertForSequenceClassification` makes it
-a transformers citizen: config.json carries the per-layer shapes, weights are safetensors, and importing `edgebert`'s
-building half registers both with the Auto classes.
+`Encoder` is the plain module that is trained, masked, cut and exported. `EdgeBertForSequenceClassification` and its
+two siblings make it a transformers citizen: config.json carries the per-layer shapes, weights are safetensors, and
+importing `edgebert`'s building half registers them with the Auto classes.
 """
 
 from __future__ import annotations
@@ -12,13 +12,24 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput, TokenClassifierOutput
 
-from edgebert.spec import EncoderShape, LayerSpec
+from edgebert.errors import UsageError
+from edgebert.spec import HEAD_OF_KIND, EncoderShape, LayerSpec
 
 MASK_BIAS = -10_000.0
 """Added to attention scores where the mask is 0. Finite, so that half precision and int8 never see -inf or NaN."""
+
+ACTIVATIONS = {"tanh": torch.tanh, "relu": F.relu, "gelu": F.gelu}
+"""What may follow the dense layer of a head that reads the sequence."""
 
 
 @dataclass
@@ -72,40 +83,46 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Embeddings, uneven layers, tanh pooler on the first token, linear classifier."""
+    """Embeddings, uneven layers, and a linear classifier behind a pooler on the first token, or on every token.
+
+    projection is None where the embeddings are as wide as the layers, pooler where shape.head is "tokens".
+    """
 
     mask_bias = MASK_BIAS
 
     def __init__(self, shape: EncoderShape, eps: float = 1e-12, dropout: float = 0.1) -> None:
         super().__init__()
-        self.shape, self.eps, self.dropout = shape, eps, dropout
-        self.word = nn.Embedding(shape.vocab, shape.hidden)
-        self.position = nn.Embedding(shape.positions, shape.hidden)
-        self.token_type = nn.Embedding(shape.token_types, shape.hidden)
-        self.embedding_norm = nn.LayerNorm(shape.hidden, eps)
+        self.shape, self.eps, self.dropout, self.head_activation = shape, eps, dropout, shape.head_activation
+        self.word = nn.Embedding(shape.vocab, shape.embedding)
+        self.position = nn.Embedding(shape.positions, shape.embedding)
+        self.token_type = nn.Embedding(shape.token_types, shape.embedding)
+        self.embedding_norm = nn.LayerNorm(shape.embedding, eps)
+        self.projection = nn.Linear(shape.embedding, shape.hidden) if shape.projected else None
         self.layers = nn.ModuleList(Layer(shape.hidden, shape.head_dim, spec, eps) for spec in shape.layers)
-        self.pooler = nn.Linear(shape.hidden, shape.hidden)
+        self.pooler = nn.Linear(shape.hidden, shape.hidden) if shape.head == "sequence" else None
         self.classifier = nn.Linear(shape.hidden, shape.labels)
 
     def embed(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        """ids [B, L] -> normalised embeddings [B, L, H]; positions are 0..L-1 whatever the padding."""
+        """ids [B, L] -> normalised and projected embeddings [B, L, H]; positions are 0..L-1 whatever the padding."""
         types = self.token_type.weight[0] if token_type_ids is None else self.token_type(token_type_ids)
         x = self.word(input_ids) + self.position.weight[: input_ids.shape[1]] + types
-        return F.dropout(self.embedding_norm(x), self.dropout, self.training)
+        x = F.dropout(self.embedding_norm(x), self.dropout, self.training)
+        return x if self.projection is None else self.projection(x)
 
     def attention_bias(self, attention_mask: Tensor) -> Tensor:
         """mask [B, L] of 0 and 1 -> additive bias [B, 1, 1, L]."""
         return (1.0 - attention_mask[:, None, None, :].to(self.word.weight.dtype)) * self.mask_bias
 
     def classify(self, x: Tensor) -> Tensor:
-        """Last hidden states [B, L, H] -> logits [B, labels]."""
-        pooled = torch.tanh(self.pooler(x[:, 0]))
-        return self.classifier(F.dropout(pooled, self.dropout, self.training))
+        """Last hidden states [B, L, H] -> logits [B, labels], or [B, L, labels] for the head "tokens"."""
+        if self.pooler is not None:
+            x = ACTIVATIONS[self.head_activation](self.pooler(x[:, 0]))
+        return self.classifier(F.dropout(x, self.dropout, self.training))
 
     def trace(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None,
               masks: list[LayerMask] | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Logits [B, labels] and the hidden states: embeddings, then one [B, L, H] per layer (a masked-out layer
-        repeats its input)."""
+        """Logits as `classify` gives them, and the hidden states: embeddings, then one [B, L, H] per layer (a
+        masked-out layer repeats its input)."""
         x, bias = self.embed(input_ids, token_type_ids), self.attention_bias(attention_mask)
         hidden = [x]
         for index, layer in enumerate(self.layers):
@@ -121,7 +138,7 @@ class Encoder(nn.Module):
 
 class EdgeBertConfig(PretrainedConfig):
     """Configuration of a compressed encoder. layer_heads, layer_ffn: one number per kept layer. source_layers: which
-    layers of the uncompressed model they were."""
+    layers of the uncompressed model they were. head, head_activation, embedding_size: as in `EncoderShape`."""
 
     model_type = "edgebert"
 
@@ -129,6 +146,7 @@ class EdgeBertConfig(PretrainedConfig):
                  layer_heads: list[int] | None = None, layer_ffn: list[int] | None = None,
                  source_layers: list[int] | None = None, max_position_embeddings: int = 512,
                  type_vocab_size: int = 2, layer_norm_eps: float = 1e-12, hidden_dropout_prob: float = 0.1,
+                 head: str = "sequence", head_activation: str = "tanh", embedding_size: int | None = None,
                  pad_token_id: int = 0, **kwargs: object) -> None:
         self.vocab_size, self.hidden_size, self.head_dim = vocab_size, hidden_size, head_dim
         self.layer_heads = list(layer_heads if layer_heads is not None else [12] * 6)
@@ -137,24 +155,29 @@ class EdgeBertConfig(PretrainedConfig):
         self.num_hidden_layers = len(self.layer_heads)
         self.max_position_embeddings, self.type_vocab_size = max_position_embeddings, type_vocab_size
         self.layer_norm_eps, self.hidden_dropout_prob = layer_norm_eps, hidden_dropout_prob
+        self.head, self.head_activation, self.embedding_size = head, head_activation, embedding_size or hidden_size
         super().__init__(pad_token_id=pad_token_id, **kwargs)
 
     @property
     def shape(self) -> EncoderShape:
         layers = tuple(LayerSpec(h, f) for h, f in zip(self.layer_heads, self.layer_ffn, strict=True))
         return EncoderShape(self.hidden_size, self.head_dim, self.vocab_size, self.max_position_embeddings,
-                            self.type_vocab_size, self.num_labels, layers)
+                            self.type_vocab_size, self.num_labels, layers, self.head, self.head_activation,
+                            self.embedding_size)
 
 
-class EdgeBertForSequenceClassification(PreTrainedModel):
-    """`Encoder` behind the transformers interface: save_pretrained, from_pretrained, pipelines."""
+class EdgeBertModel(PreTrainedModel):
+    """`Encoder` behind the transformers interface: save_pretrained, from_pretrained, pipelines. What its subclasses
+    add is the form of the answer and the loss."""
 
     config_class = EdgeBertConfig
     base_model_prefix = "net"
     _no_split_modules = ["Layer"]
+    head = "sequence"
 
     def __init__(self, config: EdgeBertConfig) -> None:
         super().__init__(config)
+        config.head = self.head
         self.net = Encoder(config.shape, config.layer_norm_eps, config.hidden_dropout_prob)
         self.post_init()
 
@@ -167,36 +190,105 @@ class EdgeBertForSequenceClassification(PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.net.word
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None,
-                labels: Tensor | None = None, output_hidden_states: bool = False,
-                return_dict: bool = True) -> SequenceClassifierOutput | tuple[Tensor, ...]:
-        """ids [B, L] -> logits [B, labels]; with labels [B] also the mean cross-entropy."""
+    def answer(self, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None,
+               states: bool) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """Logits, and the hidden states where `states` asks for them. Without a mask every token counts."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         logits, hidden = self.net.trace(input_ids, attention_mask, token_type_ids)
-        loss = None if labels is None else F.cross_entropy(logits, labels)
-        states = tuple(hidden) if output_hidden_states else None
-        if not return_dict:
-            return tuple(value for value in (loss, logits, states) if value is not None)
-        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=states)
+        return logits, tuple(hidden) if states else None
+
+
+class EdgeBertForSequenceClassification(EdgeBertModel):
+    """One answer a row: one of several labels, several labels at once, or a number."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None,
+                labels: Tensor | None = None, output_hidden_states: bool = False,
+                return_dict: bool = True) -> SequenceClassifierOutput | tuple[Tensor, ...]:
+        """ids [B, L] -> logits [B, labels]; with labels also the mean loss that config.problem_type names:
+        cross-entropy for labels [B], binary cross-entropy for [B, labels], squared error for [B] of numbers."""
+        logits, states = self.answer(input_ids, attention_mask, token_type_ids, output_hidden_states)
+        loss = None if labels is None else sequence_loss(self.config.problem_type, logits, labels)
+        out = SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=states)
+        return out if return_dict else out.to_tuple()
+
+
+class EdgeBertForTokenClassification(EdgeBertModel):
+    """One label a token."""
+
+    head = "tokens"
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None,
+                labels: Tensor | None = None, output_hidden_states: bool = False,
+                return_dict: bool = True) -> TokenClassifierOutput | tuple[Tensor, ...]:
+        """ids [B, L] -> logits [B, L, labels]; with labels [B, L] also the mean cross-entropy where they are not
+        -100."""
+        logits, states = self.answer(input_ids, attention_mask, token_type_ids, output_hidden_states)
+        loss = None if labels is None else F.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        out = TokenClassifierOutput(loss=loss, logits=logits, hidden_states=states)
+        return out if return_dict else out.to_tuple()
+
+
+class EdgeBertForQuestionAnswering(EdgeBertModel):
+    """Where the answer starts and ends in a row."""
+
+    head = "tokens"
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None,
+                start_positions: Tensor | None = None, end_positions: Tensor | None = None,
+                output_hidden_states: bool = False,
+                return_dict: bool = True) -> QuestionAnsweringModelOutput | tuple[Tensor, ...]:
+        """ids [B, L] -> start and end logits, [B, L] each; with both positions [B] also the mean of their two
+        cross-entropies."""
+        logits, states = self.answer(input_ids, attention_mask, token_type_ids, output_hidden_states)
+        start, end = logits.unbind(-1)
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = (F.cross_entropy(start, start_positions) + F.cross_entropy(end, end_positions)) / 2
+        out = QuestionAnsweringModelOutput(loss=loss, start_logits=start, end_logits=end, hidden_states=states)
+        return out if return_dict else out.to_tuple()
+
+
+def sequence_loss(problem_type: str | None, logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean loss of a kind of task with one answer a row. A config that names none means regression where there is
+    one output, else single labels."""
+    if problem_type == "regression" or (problem_type is None and logits.shape[-1] == 1):
+        return F.mse_loss(logits.squeeze(-1), labels.squeeze(-1) if labels.ndim == logits.ndim else labels)
+    if problem_type == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, labels)
+    return F.cross_entropy(logits, labels)
 
 
 AutoConfig.register("edgebert", EdgeBertConfig)
 AutoModelForSequenceClassification.register(EdgeBertConfig, EdgeBertForSequenceClassification)
+AutoModelForTokenClassification.register(EdgeBertConfig, EdgeBertForTokenClassification)
+AutoModelForQuestionAnswering.register(EdgeBertConfig, EdgeBertForQuestionAnswering)
+
+CLASS_OF_KIND = {"single_label_classification": EdgeBertForSequenceClassification,
+                 "multi_label_classification": EdgeBertForSequenceClassification,
+                 "regression": EdgeBertForSequenceClassification,
+                 "token_classification": EdgeBertForTokenClassification,
+                 "question_answering": EdgeBertForQuestionAnswering}
 
 
-def wrap(net: Encoder, labels: tuple[str, ...], source_layers: tuple[int, ...] | None = None,
-         pad_token_id: int = 0) -> EdgeBertForSequenceClassification:
-    """A transformers model around `net`, sharing its weights."""
+def wrap(net: Encoder, labels: tuple[str, ...], source_layers: tuple[int, ...] | None = None, pad_token_id: int = 0,
+         kind: str = "single_label_classification") -> EdgeBertModel:
+    """A transformers model around `net`, sharing its weights; its class goes by the kind of task.
+
+    Raises UsageError where the network's head is not one for that kind."""
     shape = net.shape
+    if shape.head != HEAD_OF_KIND[kind]:
+        raise UsageError(f"{kind} needs a head of the kind '{HEAD_OF_KIND[kind]}', the network has '{shape.head}'")
     config = EdgeBertConfig(
         vocab_size=shape.vocab, hidden_size=shape.hidden, head_dim=shape.head_dim,
         layer_heads=[layer.heads for layer in shape.layers], layer_ffn=[layer.ffn for layer in shape.layers],
         source_layers=None if source_layers is None else list(source_layers),
         max_position_embeddings=shape.positions, type_vocab_size=shape.token_types, layer_norm_eps=net.eps,
-        hidden_dropout_prob=net.dropout, pad_token_id=pad_token_id,
+        hidden_dropout_prob=net.dropout, head=shape.head, head_activation=shape.head_activation,
+        embedding_size=shape.embedding, pad_token_id=pad_token_id,
+        problem_type=kind if shape.head == "sequence" else None,
         id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)},
-        architectures=["EdgeBertForSequenceClassification"])
-    model = EdgeBertForSequenceClassification(config)
+        architectures=[CLASS_OF_KIND[kind].__name__])
+    model = CLASS_OF_KIND[kind](config)
     model.net = net
     return model.eval()

@@ -9,19 +9,26 @@ from edgebert.benching import bench, over_budget
 from edgebert.bundling import Outcome, keep_failed, write_bundle
 from edgebert.cache import Cache
 from edgebert.choice import choose_plan, fastest_within
+from edgebert.crew import leave_to_main
 from edgebert.errors import AccuracyError, OverBudgetError
 from edgebert.evidence import Evidence
 from edgebert.material import Material, gather
 from edgebert.modeling import Encoder
+from edgebert.origin import Origin, origin_of
 from edgebert.plan import CompressionPlan
 from edgebert.progress import Reporter
-from edgebert.prove import METRIC, Nets, Unproven, evaluate, prove, score
+from edgebert.prove import Nets, Unproven, evaluate, prove
 from edgebert.request import EFFORTS, FitRequest
 from edgebert.search import front
-from edgebert.stages import RECOVERY, RECOVERY_STEPS, Workplace, schedule_for, student_of, tables_of, teacher_of
+from edgebert.stages import RECOVERY, RECOVERY_ASK, Workplace, schedule_for, student_of, teacher_of
+from edgebert.supernet import open_supernet
 from edgebert.tables import ErrorTables
+from edgebert.train.elastic import subnet_logits
 from edgebert.train.loop import Schedule
 from edgebert.train.teacher import logits_of
+
+ELASTIC_SHARE = 0.25
+"""Recovery of a subnet cut from a supernet, relative to that of one cut from the teacher."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +46,16 @@ def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResu
     Raises UsageError, search.Infeasible, AccuracyError, prove.Unproven or OverBudgetError; what was made before an
     accuracy or parity failure is kept beside `request.out` under the name NAME.failed.
     """
-    work = Workplace(cache, reporter, request.seed)
-    material = gather(request, reporter)
+    work = Workplace(cache, reporter, request.seed, request.tensorboard)
+    supernet = None if request.supernet is None else open_supernet(request.supernet)
+    material = gather(request if supernet is None else request.as_in(supernet), reporter)
     require_feasible(request, material)
     teacher = teacher_of(material.checkpoint, material.data, material.train, request.teacher_epochs, work)
-    tables = tables_of(teacher, material.data, material.train, request.criterion, work)
-    plan = decide(request, material, teacher, tables, work)
-    cut, student = student_of(plan, teacher, material.data, material.train, recovery(request, material), work)
-    models = tuple(evaluate(role, net, material, METRIC) for role, net in
+    origin = origin_of(request, supernet, material, teacher, work)
+    plan = decide(request, material, teacher, origin, work)
+    cut, student = student_of(plan, origin.net, teacher, material, recovery(request, material, origin), work)
+    leave_to_main()
+    models = tuple(evaluate(role, net, material) for role, net in
                    (("teacher", teacher), ("cut", cut), ("student", student)))
     try:
         require_accuracy(request, models[0].dev.points - models[2].dev.points)
@@ -54,10 +63,10 @@ def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResu
     except (AccuracyError, Unproven) as error:
         reporter.say(f"  kept for inspection: {keep_failed(request, plan, student, material, error)}")
         raise
-    points = front(tables, request.profile, request.budget, plan.runtime, plan.threads, plan.length,
+    points = front(origin.tables, request.profile, request.budget, plan.runtime, plan.threads, plan.length,
                    signatures=len(material.inputs.lengths))
     with reporter.stage("write the bundle"):
-        evidence = write_bundle(request, material, Outcome(plan, tables, student, models, proof, points),
+        evidence = write_bundle(request, material, Outcome(plan, origin.tables, student, models, proof, points),
                                 reporter.seconds)
     require_measured(request)
     return FitResult(request.out, plan, evidence)
@@ -69,29 +78,33 @@ def require_feasible(request: FitRequest, material: Material) -> None:
     choose_plan(blank, request.profile, request.budget, request.runtime, request.threads, blank.length)
 
 
-def recovery(request: FitRequest, material: Material) -> Schedule:
-    """How long the request's effort recovers on these rows."""
-    return schedule_for(RECOVERY, material.train, len(material.data.labels), RECOVERY_STEPS,
-                        EFFORTS[request.effort], request.seed)
+def recovery(request: FitRequest, material: Material, origin: Origin) -> Schedule:
+    """How long the request's effort recovers on these rows; a subnet of a supernet needs less."""
+    effort = EFFORTS[request.effort] * (ELASTIC_SHARE if origin.elastic else 1.0)
+    return schedule_for(RECOVERY, material.train, len(material.data.labels), RECOVERY_ASK, effort, request.seed)
 
 
-def decide(request: FitRequest, material: Material, teacher: Encoder, tables: ErrorTables,
+def decide(request: FitRequest, material: Material, teacher: Encoder, origin: Origin,
            work: Workplace) -> CompressionPlan:
     """The plan: the most exact one inside the budget, or the fastest one inside max_drop."""
-    length, budget = material.inputs.max_length, request.budget
-    if not request.minimise_latency:
-        with work.reporter.stage("search"):
-            return choose_plan(tables, request.profile, budget, request.runtime, request.threads, length)
+    length, budget, tables = material.inputs.max_length, request.budget, origin.tables
     with work.reporter.stage("search"):
         first = choose_plan(tables, request.profile, budget, request.runtime, request.threads, length)
+        if not request.minimise_latency:
+            return first
         plans = front(tables, request.profile, budget, first.runtime, request.threads, length,
                       signatures=len(material.inputs.lengths))
-    before = score(logits_of(teacher, material.select), material.select.labels, METRIC).points
+    points = material.scorers["select"].points
+    before = points(logits_of(teacher, material.select))
 
     def drop_of(plan: CompressionPlan) -> float:
         work.reporter.say(f"  trying {plan.estimate.text()}")
-        _, student = student_of(plan, teacher, material.data, material.train, recovery(request, material), work)
-        drop = before - score(logits_of(student, material.select), material.select.labels, METRIC).points
+        if origin.elastic:  # answers well as it is: nothing is trained to find out
+            found = subnet_logits(origin.net, plan.subnet, material.select)
+        else:
+            schedule = recovery(request, material, origin)
+            found = logits_of(student_of(plan, origin.net, teacher, material, schedule, work)[1], material.select)
+        drop = before - points(found)
         work.reporter.say(f"    {drop:+.2f} points lost on the selection split")
         return drop
 

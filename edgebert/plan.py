@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from edgebert.cost import Estimate
@@ -74,7 +74,7 @@ class CompressionPlan:
                  "length": self.length, "budget": asdict(self.budget), "estimate": asdict(self.estimate),
                  "predicted_error": self.predicted_error, "bound": asdict(self.bound),
                  "embedding_precision": self.precision.embedding, "head_precision": self.precision.head,
-                 "layers": layers, "source": {**asdict(self.source), "layers": [
+                 "layers": layers, "source": {**self.source.to_json(), "layers": [
                      f"{layer.heads}x{layer.ffn}" for layer in self.source.layers]}, "provenance": self.provenance}
         return json.dumps(value, indent=2) + "\n"
 
@@ -91,7 +91,8 @@ class CompressionPlan:
         layers = [_Keys(item, f"plan: layers[{i}]") for i, item in enumerate(read.take("layers", list))]
         source = _Keys(read.take("source", dict), "plan: source")
         whole = EncoderShape(layers=tuple(_layer(text, i) for i, text in enumerate(source.take("layers", list))),
-                             **{f.name: source.take(f.name, int) for f in fields(EncoderShape) if f.name != "layers"})
+                             **{f.name: source.take(f.name, _KINDS[str(f.type)]) for f in fields(EncoderShape)
+                                if f.name != "layers" and (f.default is MISSING or f.name in source.value)})
         specs = [LayerSpec(layer.take("heads", int), layer.take("ffn", int)) for layer in layers]
         precision = _precision(
             [(layer.take("attention_precision", str), layer.take("ffn_precision", str)) for layer in layers],

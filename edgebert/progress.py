@@ -1,4 +1,5 @@
-"""What a person sees while a run works: one bar with time left per stage, plain lines where there is no terminal."""
+"""What a person sees while a run works: one bar with speed and time left per stage, plain lines where there is no
+terminal."""
 
 from __future__ import annotations
 
@@ -7,16 +8,48 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from edgebert.crew import crew
 
 Tick = Callable[[int], None]
 
 
+class Meter:
+    """Speed and time left of a stage. The first tick may stand for work of an earlier run, so that it does not count.
+
+    total: ticks of the whole stage, None where that is not known. unit: what is counted, such as "rows"; each: how many
+    of them a tick stands for.
+    """
+
+    def __init__(self, total: int | None, unit: str = "", each: float = 1.0) -> None:
+        self.total, self.unit, self.each = total, unit, each
+        self.done = self.first = 0
+        self.began = 0.0
+
+    def tick(self, count: int) -> None:
+        self.done += count
+        if not self.began:
+            self.first, self.began = self.done, time.monotonic()
+
+    def text(self) -> str:
+        """Such as "120 rows/s, about 40 s left", without what is not known yet."""
+        spent = time.monotonic() - self.began if self.began else 0.0
+        if spent <= 0 or self.done == self.first:
+            return ""
+        speed = (self.done - self.first) / spent
+        parts = [f"{speed * self.each:.3g} {self.unit}/s"] if self.unit else []
+        if self.total is not None:
+            parts.append(f"about {max(0, self.total - self.done) / speed:.0f} s left")
+        return ", ".join(parts)
+
+
 class Reporter:
-    """Prints stages to stderr and remembers how long each took. quiet: print nothing."""
+    """Prints stages to stderr and remembers how long each took. quiet: print nothing; where several processes make one
+    run, all but the main one are."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        self.console = Console(stderr=True, quiet=quiet or not crew().main, highlight=False)
         self.seconds: dict[str, float] = {}
 
     def say(self, text: str) -> None:
@@ -28,31 +61,36 @@ class Reporter:
         self.say(f"  {stage}: unchanged, taken from the cache ({what})")
 
     @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Tick]:
-        """Runs one stage. total: how many ticks it has, None where that is not known before. Yields the tick."""
-        start = time.monotonic()
+    def stage(self, name: str, total: int | None = None, unit: str = "", each: float = 1.0) -> Iterator[Tick]:
+        """Runs one stage. total: how many ticks it has, None where that is not known before; unit, each: see Meter.
+        Yields the tick."""
+        start, meter = time.monotonic(), Meter(total, unit, each)
         if self.console.is_terminal and not self.console.quiet:
             columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-                       TextColumn("left"), TimeRemainingColumn())
+                       TextColumn("{task.fields[pace]}"))
             with Progress(*columns, console=self.console, transient=True) as bar:
-                task = bar.add_task(name, total=total)
-                yield lambda count: bar.advance(task, count)
-        else:
-            yield self._lines(name, total, start)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
-        self.say(f"  {name}: done in {time.monotonic() - start:.1f} s")
+                task = bar.add_task(name, total=total, pace="")
 
-    def _lines(self, name: str, total: int | None, start: float) -> Tick:
+                def tick(count: int) -> None:
+                    meter.tick(count)
+                    bar.update(task, advance=count, pace=meter.text())
+
+                yield tick
+        else:
+            yield self._lines(name, meter, start)
+        took = time.monotonic() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + took
+        self.say(f"  {name}: done in {took:.1f} s")
+
+    def _lines(self, name: str, meter: Meter, start: float) -> Tick:
         """Without a terminal: a line every 20 seconds."""
-        done, spoken = 0, start
+        spoken = start
 
         def tick(count: int) -> None:
-            nonlocal done, spoken
-            done += count
-            now = time.monotonic()
-            if total and now - spoken >= 20:
-                spoken = now
-                left = (now - start) / done * (total - done)
-                self.say(f"  {name}: {done}/{total}, about {left:.0f} s left")
+            nonlocal spoken
+            meter.tick(count)
+            if meter.total and time.monotonic() - spoken >= 20:
+                spoken = time.monotonic()
+                self.say(f"  {name}: {meter.done}/{meter.total}, {meter.text()}".rstrip(", "))
 
         return tick

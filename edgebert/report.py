@@ -6,8 +6,6 @@ Values in, text out; nothing is measured or decided here. The words are in `temp
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,8 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from edgebert import charts
 from edgebert.cost import MB
 from edgebert.device import DeviceProfile
-from edgebert.evidence import Evidence, FileEvidence
+from edgebert.evidence import Evidence, Example, FileEvidence
+from edgebert.layout import AUTO_CLASSES
 from edgebert.plan import CompressionPlan
+from edgebert.readings import READINGS
+from edgebert.wording import FILTERS, LEVEL, cores_text, fact_text, mb, ms, signed, spaced, times, typeset
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -24,10 +25,15 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 RUNTIME_NAMES = {"onnx": "ONNX Runtime", "tflite": "LiteRT"}
 ROLE_NAMES = {"teacher": "teacher", "cut": "as cut, before recovery", "student": "student, after recovery"}
-METRIC_TYPES = {"macro_f1": "f1"}  # our name -> the Hub's
+METRIC_TYPES = {"macro_f1": "f1", "micro_f1": "f1", "span_f1": "f1", "answer_f1": "f1",
+                "matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
+"""Our name -> the Hub's."""
+
+ERROR_UNITS = {"kl": "nats of KL"}
+"""What the error tables' metric is called on a page, where that is not its own name."""
+
 ELSEWHERE = "the machine that made it"
 LONGEST_EXAMPLE = 280
-LEVEL = 0.05
 
 
 class Versus(NamedTuple):
@@ -72,11 +78,13 @@ def render_bundle_readme(evidence: Evidence, plan: CompressionPlan, profile: Dev
                          command: str) -> str:
     """README.md of the bundle: what is in it, how to check it, how to run it. command: what made the bundle."""
     files = {form: [file for file in _students(evidence) if file.format == form] for form in RUNTIME_NAMES}
+    example = evidence.examples[0] if evidence.examples else Example("hello", None, "")
     return _environment().get_template("bundle_readme.md.j2").render(
         **_values(evidence, plan, profile, ELSEWHERE), files=files, command=command,
+        per_token=READINGS[evidence.kind].kotlin is None, auto_class=f"AutoModel{AUTO_CLASSES[evidence.kind]}",
         compat=any("_compat" in file.name for file in files["tflite"]),
         int8=any(file.precision != "fp32" for file in files["tflite"]),
-        text=evidence.examples[0][0][:LONGEST_EXAMPLE] if evidence.examples else "hello")
+        example_code=_example_code(example))
 
 
 def render_model_card(evidence: Evidence, plan: CompressionPlan, profile: DeviceProfile | None) -> str:
@@ -84,6 +92,14 @@ def render_model_card(evidence: Evidence, plan: CompressionPlan, profile: Device
     return _environment().get_template("model_card.md.j2").render(
         **_values(evidence, plan, profile, ELSEWHERE), metric_type=METRIC_TYPES.get(evidence.metric, evidence.metric),
         formats=sorted({file.format for file in _students(evidence)}))
+
+
+def _example_code(example: Example) -> str:
+    """Python that encodes an example's text, or its two texts."""
+    lines = [f"text = {example.text[:LONGEST_EXAMPLE]!r}"]
+    if example.pair is not None:
+        lines.append(f"second = {example.pair[:LONGEST_EXAMPLE]!r}")
+    return "\n".join([*lines, f"encoded = tokenizer.encode(text{'' if example.pair is None else ', second'})"])
 
 
 def versus(evidence: Evidence, file: FileEvidence) -> Versus:
@@ -111,9 +127,9 @@ def headline(best: Versus, place: str) -> str:
         f"level with {than}" if abs(best.drop) < LEVEL else
         f"{abs(best.drop):.1f} points {'below' if best.drop > 0 else 'above'} {than}") + " on the test split"
     if best.teacher is None or best.smaller is None or best.faster is None:
-        sentence = f"{_mb(best.file.file_bytes / MB)}, {_ms(best.file.timing.p50_ms)} a call on {place}"
+        sentence = f"{mb(best.file.file_bytes / MB)}, {ms(best.file.timing.p50_ms)} a call on {place}"
     else:
-        sentence = (f"{_times(best.smaller, 'smaller', 'larger')}, {_times(best.faster, 'faster', 'slower')} than the "
+        sentence = (f"{times(best.smaller, 'smaller', 'larger')}, {times(best.faster, 'faster', 'slower')} than the "
                     f"teacher’s own {best.teacher.precision} file on {place}")
     return sentence + (where and f", {where}")
 
@@ -135,15 +151,20 @@ def budget_rows(evidence: Evidence, plan: CompressionPlan) -> tuple[BudgetRow, .
 
     latency, memory, size = budget.max_latency_ms, budget.max_memory_mb, budget.max_size_mb
     return (
-        row(f"latency, {budget.percentile}", latency, _ms, _typeset(estimate.text()), estimate.tail_ms,
-            of(lambda f: getattr(f.timing, f"{budget.percentile}_ms"), _ms, latency, evidence.host_is_target)),
-        row("peak memory", memory, _mb, f"~{_mb(estimate.memory_mb)}", estimate.memory_mb,
-            of(lambda f: f.timing.peak_rss_mb, _mb, memory, evidence.host_is_target)),
-        row("file size", size, _mb, f"~{_mb(estimate.file_bytes / MB)}", estimate.file_bytes / MB,
-            of(lambda f: f.file_bytes / MB, _mb, size, True)),
-        row(f"{_words(evidence.metric)} drop", budget.max_drop, lambda points: f"{points:.1f} points",
-            f"predicted error {plan.predicted_error:.3g} nats, before recovery", None,
-            ((f"{_signed(drop)} points", "torch student below teacher, dev split", _fits(drop, budget.max_drop)),)))
+        row(f"latency, {budget.percentile}", latency, ms, typeset(estimate.text()), estimate.tail_ms,
+            of(lambda f: getattr(f.timing, f"{budget.percentile}_ms"), ms, latency, evidence.host_is_target)),
+        row("peak memory", memory, mb, f"~{mb(estimate.memory_mb)}", estimate.memory_mb,
+            of(lambda f: f.timing.peak_rss_mb, mb, memory, evidence.host_is_target)),
+        row("file size", size, mb, f"~{mb(estimate.file_bytes / MB)}", estimate.file_bytes / MB,
+            of(lambda f: f.file_bytes / MB, mb, size, True)),
+        row(f"{spaced(evidence.metric)} drop", budget.max_drop, lambda points: f"{points:.1f} points",
+            f"predicted error {plan.predicted_error:.3g} ({error_unit(plan)}), before recovery", None,
+            ((f"{signed(drop)} points", "torch student below teacher, dev split", _fits(drop, budget.max_drop)),)))
+
+
+def error_unit(plan: CompressionPlan) -> str:
+    metric = plan.provenance.get("metric", "kl")
+    return ERROR_UNITS.get(metric, metric)
 
 
 def warnings(evidence: Evidence) -> tuple[tuple[str, tuple[str, ...]], ...]:
@@ -157,8 +178,8 @@ def warnings(evidence: Evidence) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 def host_rows(host: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """The machine's facts as (name, text), without those it did not tell. Keys ending in _bytes are shown in GB."""
-    told = ((key, _cores(value) if key == "core_facts" else _fact(key, value)) for key, value in host.items())
-    return tuple(("core clocks" if key == "core_facts" else _words(key.removesuffix("_bytes")), text)
+    told = ((key, cores_text(value) if key == "core_facts" else fact_text(key, value)) for key, value in host.items())
+    return tuple(("core clocks" if key == "core_facts" else spaced(key.removesuffix("_bytes")), text)
                  for key, text in told if text)
 
 
@@ -173,7 +194,7 @@ def _pictures(evidence: Evidence, plan: CompressionPlan, device: str) -> dict[st
         made["front"] = charts.front_chart(
             [charts.Point(point.latency_ms * tail, point.error) for point in evidence.front],
             charts.Point(estimate.tail_ms, plan.predicted_error), plan.budget.max_latency_ms,
-            f"estimated {estimate.percentile} latency on {device} (ms)", "predicted error (nats of KL)")
+            f"estimated {estimate.percentile} latency on {device} (ms)", f"predicted error ({error_unit(plan)})")
     return made
 
 
@@ -195,6 +216,7 @@ def _values(evidence: Evidence, plan: CompressionPlan, profile: DeviceProfile | 
         "evidence": evidence, "plan": plan, "device": profile.title if profile else plan.profile,
         "headline": headline(primary(evidence, plan), place), "teacher": evidence.model("teacher"),
         "student": evidence.model("student"), "students": students, "host_name": _host_name(evidence),
+        "reading": READINGS[evidence.kind],
         "versus": {file.name: versus(evidence, file) for file in students}, "runtime_names": RUNTIME_NAMES,
         "role_names": ROLE_NAMES}
 
@@ -217,100 +239,9 @@ def _environment(html: bool = False) -> Environment:
 
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=html, undefined=StrictUndefined,
                        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    made.filters.update(
-        ms=_ms, mb=lambda file_bytes: _mb(file_bytes / MB), megabytes=_mb, signed=_signed, duration=_duration,
-        millions=_millions, words=_words, typeset=_typeset, cut=_cut, title_of=_file_title, quoted=_quoted, python=repr,
-        code=_code_span, cell=lambda text: _code_span(text).replace("|", "\\|"), fence=_fence)
+    made.filters.update(FILTERS, mb=lambda file_bytes: mb(file_bytes / MB), title_of=_file_title)
     return made
 
 
 def _fits(value: float, limit: float | None) -> bool | None:
     return None if limit is None else value <= limit
-
-
-def _ms(value: float) -> str:
-    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} ms"
-
-
-def _mb(value: float) -> str:
-    return f"{value:.{2 if value < 10 else 1 if value < 1000 else 0}f} MB"
-
-
-def _millions(count: int) -> str:
-    if count >= 1e9:
-        return f"{count / 1e9:.2f} G"
-    return f"{count / 1e6:.1f} M" if count >= 1e6 else f"{count / 1e3:.0f} k"
-
-
-def _signed(value: float) -> str:
-    """Two digits with a true minus sign; 0.00 without one."""
-    text = f"{value:+.2f}"
-    return "0.00" if text in ("+0.00", "-0.00") else text.replace("-", "−")
-
-
-def _times(ratio: float, more: str, less: str) -> str:
-    """3.14 -> "3.1× smaller", 0.5 -> "2.0× larger", about 1 -> "no smaller"."""
-    if abs(ratio - 1) < LEVEL:
-        return f"no {more}"
-    return f"{ratio:.1f}× {more}" if ratio > 1 else f"{1 / ratio:.1f}× {less}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02d} s"
-
-
-def _words(key: str) -> str:
-    return key.replace("_", " ")
-
-
-def _typeset(text: str) -> str:
-    """With a true plus-minus sign, and no line break before a percent sign."""
-    return text.replace("+/- ", "±\N{NO-BREAK SPACE}").replace(" %", "\N{NO-BREAK SPACE}%")
-
-
-def _cut(text: str, longest: int) -> str:
-    """A long text shortened, saying how long it was."""
-    return text if len(text) <= longest else f"{text[:longest].rstrip()}… ({len(text):,} characters)"
-
-
-def _fact(key: str, value: Any) -> str:
-    """A fact as text, "" where there is none."""
-    if value is None:
-        return ""
-    if key.endswith("_bytes"):
-        return f"{value / 1e9:.1f} GB"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{_words(name)} {text}" for name, item in value.items() if (text := _fact(name, item)))
-    if isinstance(value, (list, tuple)):
-        return ", ".join(text for item in value if (text := _fact(key, item)))
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _cores(cores: list[dict[str, Any]]) -> str:
-    """What the cores' frequency drivers say, where they say anything: "governor schedutil, up to 2.80 GHz"."""
-    governors = dict.fromkeys(core["governor"] for core in cores if core.get("governor"))
-    clocks = [core["max_khz"] for core in cores if core.get("max_khz")]
-    return ", ".join([*(f"governor {name}" for name in governors),
-                      *([f"up to {max(clocks) / 1e6:.2f} GHz"] if clocks else [])])
-
-
-def _code_span(text: str) -> str:
-    """Untrusted text as a Markdown code span on one line."""
-    flat = " ".join(str(text).split()) or " "
-    ticks = "`" * (1 + max(map(len, re.findall(r"`+", flat)), default=0))
-    pad = " " if "`" in flat else ""
-    return f"{ticks}{pad}{flat}{pad}{ticks}"
-
-
-def _quoted(text: str) -> str:
-    """Untrusted text as a string literal of JSON, which is one of YAML, Kotlin and Swift too."""
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _fence(text: str, language: str = "") -> str:
-    """Untrusted text as a fenced block that it cannot close."""
-    ticks = "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
-    return f"{ticks}{language}\n{text}\n{ticks}"

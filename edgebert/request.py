@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgebert.data import Columns
 from edgebert.device import RUNTIMES, Budget, DeviceProfile
 from edgebert.errors import UsageError
 
-EFFORTS = {"quick": 0.25, "standard": 1.0, "thorough": 4.0}
-"""Effort -> how long recovery by distillation takes, relative to what the number of labels asks for."""
+if TYPE_CHECKING:
+    from edgebert.supernet import Supernet
+
+EFFORTS = {"quick": 0.25, "standard": 1.0, "thorough": 4.0, "full": 4.0}
+"""Effort -> how long recovery by distillation takes, relative to what the number of labels asks for. With "full" the
+student is cut from a supernet that is trained first."""
 
 RUNTIME_CHOICES = ("auto", "both", *RUNTIMES)
 
@@ -20,9 +25,11 @@ class FitRequest:
     """One run of `fit_device`.
 
     model: a checkpoint folder or hub id, None for the demo encoder. task: a demo task; data: a file or folder of your
-    own; one of the two. length: tokens a row is cut to, None to take it from the training rows. teacher_epochs: None
-    for as many as the data ask for. minimise_latency: the budget's max_drop is the goal's limit, latency the goal.
-    this_machine: the target is the machine this runs on, so that the measured latency is held against the budget.
+    own; one of the two. kind: of task, one of data_kinds.KINDS, None to read it from the data. metric: one that fits
+    the kind, None for its usual one. length: tokens a row is cut to, None to take it from the training rows.
+    teacher_epochs: None for as many as the data ask for. minimise_latency: the budget's max_drop is the goal's limit,
+    latency the goal. this_machine: the target is the machine this runs on, so that the measured latency is held
+    against the budget.
     """
 
     profile: DeviceProfile
@@ -32,6 +39,8 @@ class FitRequest:
     task: str | None = "snips"
     data: Path | None = None
     columns: Columns = field(default_factory=Columns)
+    kind: str | None = None
+    metric: str | None = None
     runtime: str = "auto"
     threads: int = 1
     length: int | None = None
@@ -40,11 +49,20 @@ class FitRequest:
     criterion: str = "fisher"
     tflite_compat: str | None = None
     minimise_latency: bool = False
+    supernet: Path | None = None
+    tensorboard: Path | None = None
     this_machine: bool = False
     zip: bool = False
     overwrite: bool = False
     seed: int = 0
     command: str = "edgebert fit-device"
+
+    def as_in(self, supernet: Supernet) -> FitRequest:
+        """The same request for the model and the data that a supernet was trained with."""
+        record = supernet.task
+        return replace(self, model=str(supernet.teacher_folder), task=record.task, columns=record.columns,
+                       data=None if record.data is None else Path(record.data), kind=record.kind, metric=record.metric,
+                       length=record.length)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -128,7 +128,7 @@ def _options(tables: ErrorTables, rows: dict[str, CostRow], length: int, signatu
     """Every choice for every block, without those another choice beats in each respect."""
     found: list[Option] = []
     source = cost.file_shape(tables.source, length, next(iter(rows.values())).runtime, signatures)
-    ends = (cost.embedding_block(source, length), cost.head_block(source))
+    ends = (*cost.embedding_blocks(source, length), cost.head_block(source, length))
     frame = []
     for name, row in rows.items():
         error = tables.int8_embedding if name == "int8" else 0.0
@@ -142,11 +142,12 @@ def _options(tables: ErrorTables, rows: dict[str, CostRow], length: int, signatu
     found.extend(undominated(frame))
     for layer, errors in enumerate(tables.layers):
         for last in (False, True):
+            token_0 = last and source.head == "sequence"
             for part, widths, int8_error in (("attention", errors.heads, errors.int8_attention),
                                              ("ffn", errors.ffn, errors.int8_ffn)):
                 count = cost.attention_block if part == "attention" else cost.ffn_block
                 found.extend(undominated([
-                    _priced(count(source, width, length, last), row, layer, part, last, width,
+                    _priced(count(source, width, length, token_0), row, layer, part, last, width,
                             error + (int8_error if name == "int8" else 0.0), signatures)
                     for width, error in widths.items() for name, row in rows.items()]))
     return found

@@ -5,13 +5,20 @@ No torch here. Every record is frozen, hashable, validated when made, and goes t
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from edgebert.errors import UsageError
 
 Indices = tuple[tuple[int, ...], ...]
 """Indices of heads or neurons, layer by layer."""
+
+HEAD_OF_KIND = {"single_label_classification": "sequence", "multi_label_classification": "sequence",
+                "regression": "sequence", "token_classification": "tokens", "question_answering": "tokens"}
+"""The kinds of task, and what the classifier of each reads: token 0 of the sequence, or all tokens."""
+
+HEADS = ("sequence", "tokens")
+HEAD_ACTIVATIONS = ("tanh", "relu", "gelu")
 
 
 def input_lengths(length: int) -> tuple[int, ...]:
@@ -36,8 +43,11 @@ class LayerSpec:
 class EncoderShape:
     """Shape of a BERT-like classifier; layers may be uneven.
 
-    hidden: width of the residual stream. head_dim: width of one head. vocab, positions, token_types: rows of the
-    three embedding tables. labels: outputs of the classifier. layers: one LayerSpec per layer, in order.
+    hidden: width of the residual stream. head_dim: width of one attention head. vocab, positions, token_types: rows of
+    the three embedding tables. labels: outputs of the classifier. layers: one LayerSpec per layer, in order.
+    head: "sequence" (token 0 through a dense layer and head_activation, then the classifier) or "tokens" (the
+    classifier on every token). embedding: width of the embedding tables and their norm, followed by a projection where
+    it is not hidden; 0 stands for hidden.
     """
 
     hidden: int
@@ -47,22 +57,39 @@ class EncoderShape:
     token_types: int
     labels: int
     layers: tuple[LayerSpec, ...]
+    head: str = "sequence"
+    head_activation: str = "tanh"
+    embedding: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "head_dim", "vocab", "positions", "token_types", "labels"):
+        object.__setattr__(self, "embedding", self.embedding or self.hidden)
+        for name in ("hidden", "head_dim", "vocab", "positions", "token_types", "labels", "embedding"):
             if getattr(self, name) < 1:
                 raise UsageError(f"encoder shape: {name} must be at least 1, got {getattr(self, name)}")
         if not self.layers:
             raise UsageError("encoder shape: at least one layer is needed")
+        for name, known in (("head", HEADS), ("head_activation", HEAD_ACTIVATIONS)):
+            if getattr(self, name) not in known:
+                raise UsageError(f"encoder shape: {name} must be {' or '.join(known)}, got {getattr(self, name)!r}")
+
+    @property
+    def projected(self) -> bool:
+        """Whether a projection leads from the embeddings to the first layer."""
+        return self.embedding != self.hidden
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "layers": [[layer.heads, layer.ffn] for layer in self.layers]}
+        """Plain values; head, head_activation and embedding only where they are not the usual ones."""
+        value = {**asdict(self), "layers": [[layer.heads, layer.ffn] for layer in self.layers]}
+        usual = {"head": "sequence", "head_activation": "tanh", "embedding": self.hidden}
+        return {key: kept for key, kept in value.items() if key not in usual or kept != usual[key]}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> EncoderShape:
         try:
             layers = tuple(LayerSpec(int(heads), int(ffn)) for heads, ffn in value["layers"])
-            return cls(layers=layers, **{k: int(v) for k, v in value.items() if k != "layers"})
+            rest = {k: str(v) if k in ("head", "head_activation") else int(v)
+                    for k, v in value.items() if k != "layers"}
+            return cls(layers=layers, **rest)
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"not an encoder shape: {error}") from error
 
@@ -97,8 +124,7 @@ class SubnetSpec:
             if layer.heads > whole.heads or layer.ffn > whole.ffn:
                 raise UsageError(f"layer {index}: {layer.heads} heads x {layer.ffn} neurons do not fit in the "
                                  f"source's {whole.heads} x {whole.ffn}")
-        return EncoderShape(source.hidden, source.head_dim, source.vocab, source.positions, source.token_types,
-                            source.labels, self.layers)
+        return replace(source, layers=self.layers)
 
     def to_json(self) -> dict[str, Any]:
         return {"kept": list(self.kept), "layers": [[layer.heads, layer.ffn] for layer in self.layers]}

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_model, save_model
 
@@ -19,14 +18,15 @@ from edgebert.checkpoint import Checkpoint
 from edgebert.compress.error_tables import count_cuts, measure_errors
 from edgebert.compress.importance import importance
 from edgebert.compress.subnet import extract
-from edgebert.data import Dataset, Split
+from edgebert.data import Dataset
+from edgebert.material import Material
 from edgebert.modeling import Encoder
 from edgebert.plan import CompressionPlan
 from edgebert.progress import Reporter
 from edgebert.tables import ErrorTables
-from edgebert.tokenization import encode
 from edgebert.train.batches import Rows, in_order
 from edgebert.train.loop import Schedule
+from edgebert.train.objectives import OBJECTIVES
 from edgebert.train.recover import recover
 from edgebert.train.teacher import fine_tune
 from exporters.artifact import Artifact, InputSpec, Precision
@@ -34,8 +34,19 @@ from exporters.files import export_files
 
 TEACHER = Schedule(epochs=1, learning_rate=1.5e-4)
 RECOVERY = Schedule(epochs=1, learning_rate=4e-4, weight_decay=0.0)
-TEACHER_STEPS, RECOVERY_STEPS = (300, 10), (100, 12)
-"""How many steps a task is trained on: a fixed number, and some more for each label."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """How many steps a task is trained on: a fixed number and some more for each label, but at least so many passes
+    over its rows, and at most 40."""
+
+    steps: int
+    per_label: int
+    least_epochs: float
+
+
+TEACHER_ASK, RECOVERY_ASK = Ask(300, 10, 1.0), Ask(100, 12, 0.5)
 
 IMPORTANCE_ROWS = 1024
 TABLE_ROWS = 160
@@ -43,11 +54,12 @@ TABLE_ROWS = 160
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where stages keep their results, and how they report."""
+    """Where stages keep their results, and how they report. tensorboard: folder for curves, None for none."""
 
     cache: Cache
     reporter: Reporter
     seed: int = 0
+    tensorboard: Path | None = None
 
 
 def weights_hash(net: Encoder) -> str:
@@ -59,14 +71,7 @@ def weights_hash(net: Encoder) -> str:
     return digest.hexdigest()
 
 
-def rows_of(split: Split, tokenizer: object, max_length: int) -> Rows:
-    """Token rows of a split, cut to max_length."""
-    encoded = encode(tokenizer, split.texts, split.pairs, max_length)
-    types = None if split.pairs is None else encoded.token_type_ids
-    return Rows(encoded.input_ids, encoded.attention_mask, types, np.asarray(split.labels, np.int64))
-
-
-def _saved_net(net: Encoder) -> Callable[[Path], Encoder]:
+def saved_net(net: Encoder) -> Callable[[Path], Encoder]:
     """A loader that reads weights into a network shaped as `net`."""
     def load(entry: Path) -> Encoder:
         load_model(net, entry / "model.safetensors")
@@ -75,12 +80,10 @@ def _saved_net(net: Encoder) -> Callable[[Path], Encoder]:
     return load
 
 
-def schedule_for(base: Schedule, rows: Rows, labels: int, steps: tuple[int, int], effort: float,
-                 seed: int) -> Schedule:
-    """`base` for as many steps as the number of labels asks for, times `effort`, and at most 40 epochs."""
-    fixed, per_label = steps
-    wanted = effort * (fixed + per_label * labels) / base.steps(rows)
-    return replace(base, epochs=min(40.0, round(wanted, 2)), seed=seed)
+def schedule_for(base: Schedule, rows: Rows, labels: int, ask: Ask, effort: float, seed: int) -> Schedule:
+    """`base` for as long as the task asks for, times `effort`."""
+    epochs = max(ask.least_epochs, (ask.steps + ask.per_label * labels) / base.steps(rows))
+    return replace(base, epochs=min(40.0, round(effort * epochs, 2)), seed=seed)
 
 
 def teacher_of(checkpoint: Checkpoint, data: Dataset, train: Rows, epochs: int | None, work: Workplace) -> Encoder:
@@ -88,18 +91,18 @@ def teacher_of(checkpoint: Checkpoint, data: Dataset, train: Rows, epochs: int |
     if checkpoint.labels == data.labels:
         work.reporter.say("  teacher: the checkpoint is already fine-tuned for these labels")
         return checkpoint.net
-    schedule = schedule_for(TEACHER, train, len(data.labels), TEACHER_STEPS, 1.0, work.seed)
+    schedule = schedule_for(TEACHER, train, len(data.labels), TEACHER_ASK, 1.0, work.seed)
     if epochs is not None:
         schedule = replace(schedule, epochs=float(epochs))
     inputs = {"checkpoint": checkpoint.sha256, "data": data.sha256, "length": int(train.ids.shape[1]),
               "schedule": asdict(schedule)}
 
     def make(out: Path, partial: Path) -> None:
-        with work.reporter.stage("fine-tune the teacher", schedule.steps(train)) as tick:
-            fine_tune(checkpoint.net, train, schedule, tick, partial / "state.safetensors")
+        with work.reporter.stage("fine-tune the teacher", schedule.steps(train), "rows", schedule.batch_size) as tick:
+            fine_tune(checkpoint.net, train, schedule, OBJECTIVES[data.kind], tick, partial / "state.safetensors")
         save_model(checkpoint.net, str(out / "model.safetensors"))
 
-    net, found = work.cache.stage("teacher", 1, inputs, make, _saved_net(checkpoint.net))
+    net, found = work.cache.stage("teacher", 1, inputs, make, saved_net(checkpoint.net), together=True)
     if found:
         work.reporter.reused("fine-tune the teacher", f"{schedule.epochs:g} epochs")
     return net
@@ -114,10 +117,10 @@ def tables_of(teacher: Encoder, data: Dataset, train: Rows, criterion: str, work
     def make(out: Path, partial: Path) -> None:
         sample = train.sample(IMPORTANCE_ROWS, work.seed)
         with work.reporter.stage("importance of heads and neurons", len(sample)) as tick:
-            scores = importance(teacher, in_order(sample, 32), criterion, tick)
+            scores = importance(teacher, in_order(sample, 32), OBJECTIVES[data.kind], criterion, tick)
         rows = train.sample(TABLE_ROWS, work.seed + 1)
         with work.reporter.stage("error tables", count_cuts(teacher)) as tick:
-            tables = measure_errors(teacher, rows, scores, model_hash, data.sha256, tick)
+            tables = measure_errors(teacher, rows, scores, OBJECTIVES[data.kind], model_hash, data.sha256, tick)
         (out / "tables.json").write_text(json.dumps(tables.to_json()), encoding="utf-8")
 
     tables, found = work.cache.stage("tables", 1, inputs, make,
@@ -127,22 +130,24 @@ def tables_of(teacher: Encoder, data: Dataset, train: Rows, criterion: str, work
     return tables
 
 
-def student_of(plan: CompressionPlan, teacher: Encoder, data: Dataset, train: Rows, schedule: Schedule,
+def student_of(plan: CompressionPlan, origin: Encoder, teacher: Encoder, material: Material, schedule: Schedule,
                work: Workplace) -> tuple[Encoder, Encoder]:
-    """What the plan cuts out of the teacher, as cut and after recovery."""
-    cut = extract(teacher, plan.subnet, plan.kept_heads, plan.kept_neurons)
-    student = extract(teacher, plan.subnet, plan.kept_heads, plan.kept_neurons)
-    inputs = {"model": weights_hash(teacher), "data": data.sha256, "subnet": plan.subnet.to_json(),
+    """What the plan cuts out of `origin`, as cut and after recovery from `teacher`."""
+    data, train = material.data, material.train
+    cut = extract(origin, plan.subnet, plan.kept_heads, plan.kept_neurons)
+    student = extract(origin, plan.subnet, plan.kept_heads, plan.kept_neurons)
+    inputs = {"model": weights_hash(origin), "teacher": weights_hash(teacher), "data": data.sha256,
+              "subnet": plan.subnet.to_json(),
               "heads": [list(h) for h in plan.kept_heads], "neurons": [list(n) for n in plan.kept_neurons],
               "length": int(train.ids.shape[1]), "schedule": asdict(schedule)}
 
     def make(out: Path, partial: Path) -> None:
-        with work.reporter.stage("recover by distillation", schedule.steps(train)) as tick:
-            recover(student, teacher, plan.subnet.kept, train, schedule, tick=tick,
+        with work.reporter.stage("recover by distillation", schedule.steps(train), "rows", schedule.batch_size) as tick:
+            recover(student, teacher, plan.subnet.kept, train, schedule, OBJECTIVES[data.kind], tick=tick,
                     state=partial / "state.safetensors")
         save_model(student, str(out / "model.safetensors"))
 
-    student, found = work.cache.stage("student", 1, inputs, make, _saved_net(student))
+    student, found = work.cache.stage("student", 1, inputs, make, saved_net(student), together=True)
     if found:
         work.reporter.reused("recover by distillation", f"{schedule.epochs:g} epochs")
     return cut, student

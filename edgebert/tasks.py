@@ -1,86 +1,133 @@
-"""Metrics out: from logits and labels to a number in points (0 to 100), and how far to trust it."""
+"""What the logits of each kind of task say, and how right that is.
+
+A `Scorer` holds the truth of one split: logits in, a score in points out, or the answers as text for people.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import sqrt
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edgebert.alignment import Places
+from edgebert.answers import best_spans
+from edgebert.data_kinds import ANSWERS, KINDS, MULTI, REGRESSION, SINGLE, TOKENS
 from edgebert.errors import AccuracyError, UsageError
+from edgebert.evidence import Score
+from edgebert.metrics import METRICS, bootstrap_interval, share_interval
 
 if TYPE_CHECKING:
     import numpy as np
 
-NORMAL_95 = 1.959963984540054
+OUTSIDE = "O"
+SPAN_PREFIXES = ("B-", "I-", "E-", "S-")
 
 
-class Interval(NamedTuple):
-    """A 95 % interval in points; plus_minus is half of its width."""
+class TokenTruth(NamedTuple):
+    """The texts of one split of a token task. places: where each text's words begin. tags: one a word, also for words
+    that were cut off, for which no model can find the tag."""
 
-    low: float
-    high: float
-
-    @property
-    def plus_minus(self) -> float:
-        return (self.high - self.low) / 2
+    places: Sequence[Places]
+    tags: Sequence[Sequence[str]]
 
 
-def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """Share of equal entries. predicted, labels: [N] class indices, N at least 1."""
-    return float((predicted == labels).mean())
+def are_spans(labels: Sequence[str]) -> bool:
+    """Whether tags mark spans: O, or B-, I-, E- or S- and a type."""
+    return all(label == OUTSIDE or label.startswith(SPAN_PREFIXES) for label in labels)
 
 
-def macro_f1(predicted: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over classes of 2 tp / (2 tp + fp + fn). predicted, labels: [N] class indices, N at least 1.
-
-    Classes that neither stand in the labels nor are ever predicted do not count, as in scikit-learn's
-    `f1_score(average="macro")`.
-    """
-    import numpy as np
-
-    classes = int(max(predicted.max(), labels.max())) + 1
-    hits = np.bincount(labels[predicted == labels], minlength=classes)
-    shown = np.bincount(labels, minlength=classes) + np.bincount(predicted, minlength=classes)
-    return float((2 * hits[shown > 0] / shown[shown > 0]).mean())
+def choose_metric(kind: str, labels: Sequence[str], asked: str | None) -> str:
+    """The metric asked for, else the kind's usual one. Raises UsageError for one that does not fit."""
+    fitting = [name for name in METRICS[kind] if name != "span_f1" or are_spans(labels)]
+    if asked is not None and asked not in fitting:
+        why = "; its tags mark no spans" if asked in METRICS[kind] else ""
+        raise UsageError(f"--metric {asked} is not one for {kind.replace('_', ' ')}, choose {' or '.join(fitting)}{why}")
+    return asked or fitting[0]
 
 
-Metric = Callable[["np.ndarray", "np.ndarray"], float]
-METRICS: dict[str, Metric] = {"accuracy": accuracy, "macro_f1": macro_f1}
+@dataclass(frozen=True)
+class Scorer:
+    """labels: names of the outputs. truth, by kind: int [N] class indices; int [N, labels] of 0 and 1; float [N];
+    `TokenTruth`; `answers.AnswerTruth`. Raises UsageError for a metric that does not fit the kind."""
 
+    kind: str
+    metric: str
+    labels: tuple[str, ...]
+    truth: Any
 
-def evaluate_logits(logits: np.ndarray, labels: np.ndarray, metric: str = "accuracy") -> float:
-    """Score of logits [N, classes] against class indices [N], in points from 0 to 100.
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise UsageError(f"no kind of task {self.kind!r}; choose {' or '.join(KINDS)}")
+        choose_metric(self.kind, self.labels, self.metric)
 
-    metric: a name in METRICS. Raises UsageError for an unknown name or shapes that do not fit, and
-    AccuracyError when a logit is not finite: its argmax would be a number without a meaning.
-    """
-    import numpy as np
+    def __call__(self, logits: np.ndarray) -> Score:
+        """The score of logits [rows, outputs], or [rows, L, outputs] for token tasks and question answering.
 
-    logits, labels = np.asarray(logits), np.asarray(labels)
-    if metric not in METRICS:
-        raise UsageError(f"no metric {metric!r}; choose {' or '.join(METRICS)}")
-    if logits.ndim != 2 or labels.shape != logits.shape[:1] or not len(labels):
-        raise UsageError(f"logits {list(logits.shape)} do not fit labels {list(labels.shape)}; "
-                         f"expected [rows, classes] and [rows], at least one row")
-    if not 0 <= labels.min() <= labels.max() < logits.shape[1]:
-        raise UsageError(f"labels go from {labels.min()} to {labels.max()}, "
-                         f"but the model has {logits.shape[1]} outputs")
-    broken = int((~np.isfinite(logits)).any(axis=1).sum())
-    if broken:
-        raise AccuracyError(f"{broken} of {len(labels)} rows have logits that are not finite; "
-                            f"the weights are broken, or a step before this one overflowed")
-    return 100 * METRICS[metric](logits.argmax(axis=1), labels)
+        Raises UsageError for logits of another shape, and AccuracyError where one is not finite: what it says would
+        be a number without a meaning.
+        """
+        metric, units = METRICS[self.kind][self.metric], self._units(logits)
+        points = 100 * metric.score(units)
+        interval = None if metric.share else bootstrap_interval(units, metric.score)
+        if interval is None or (interval.plus_minus == 0 and 0 <= points <= 100):
+            # Draws of rows that are all right, or all wrong, are all alike; that is not certainty.
+            interval = share_interval(points, len(units))
+        return Score(points, interval.plus_minus, len(units))
 
+    def points(self, logits: np.ndarray) -> float:
+        """The score alone, without the draws that its interval takes."""
+        return 100 * METRICS[self.kind][self.metric].score(self._units(logits))
 
-def accuracy_interval(points: float, rows: int) -> Interval:
-    """95 % interval of an accuracy of `points` measured on `rows` rows (Wilson 1927, score interval).
+    def _units(self, logits: np.ndarray) -> np.ndarray:
+        return METRICS[self.kind][self.metric].units(self.read(logits), self.truth)
 
-    It stays inside 0 to 100 and has a width even at 100 points, unlike the textbook normal interval.
-    """
-    if rows < 1 or not 0 <= points <= 100:
-        raise UsageError(f"an accuracy lies in 0 to 100 on at least one row, got {points} on {rows}")
-    share = points / 100
-    spread = NORMAL_95**2 / rows
-    centre = (share + spread / 2) / (1 + spread)
-    half = NORMAL_95 / (1 + spread) * sqrt(share * (1 - share) / rows + spread / (4 * rows))
-    return Interval(100 * max(0.0, centre - half), 100 * min(1.0, centre + half))
+    def read(self, logits: np.ndarray) -> Any:
+        """What the logits say: classes int [N]; bool [N, labels]; numbers [N]; a tag for every word of every text; an
+        answer for every question."""
+        import numpy as np
+
+        logits = self._checked(np.asarray(logits))
+        if self.kind == SINGLE:
+            return logits.argmax(1)
+        if self.kind == MULTI:
+            return logits > 0  # where the sigmoid is above one half
+        if self.kind == REGRESSION:
+            return logits[:, 0].astype(np.float64)
+        return best_spans(logits, self.truth) if self.kind == ANSWERS else self._tags(logits)
+
+    def texts(self, logits: np.ndarray) -> list[str]:
+        """What the logits say, in words for people."""
+        said = self.read(logits)
+        if self.kind == SINGLE:
+            return [self.labels[i] for i in said]
+        if self.kind == MULTI:
+            return [", ".join(name for name, holds in zip(self.labels, row) if holds) or "(none)" for row in said]
+        if self.kind == REGRESSION:
+            return [f"{number:.2f}" for number in said]
+        return said if self.kind == ANSWERS else [" ".join(tags) for tags in said]
+
+    def _tags(self, logits: np.ndarray) -> list[list[str]]:
+        """Each word's tag is that of its first token; OUTSIDE where the word was cut off."""
+        found = []
+        for row, place, tags in zip(logits.argmax(2), self.truth.places, self.truth.tags, strict=True):
+            said = [OUTSIDE] * len(tags)
+            for token, word in zip(place.token, place.word):
+                said[word] = self.labels[row[token]]
+            found.append(said)
+        return found
+
+    def _checked(self, logits: np.ndarray) -> np.ndarray:
+        import numpy as np
+
+        rows = {TOKENS: lambda: len(self.truth.tags), ANSWERS: lambda: len(self.truth.windows.question)}.get(
+            self.kind, lambda: len(self.truth))()
+        per_token = self.kind in (TOKENS, ANSWERS)
+        shape = (rows, *(logits.shape[1:2] if per_token else ()), len(self.labels))
+        if logits.ndim != len(shape) or logits.shape != shape or not rows:
+            raise UsageError(f"logits {list(logits.shape)} do not fit {rows} rows with {len(self.labels)} outputs"
+                             f"{' for every token' if per_token else ''}; at least one row is needed")
+        broken = int((~np.isfinite(logits.reshape(rows, -1))).any(axis=1).sum())
+        if broken:
+            raise AccuracyError(f"{broken} of {rows} rows have logits that are not finite; "
+                                f"the weights are broken, or a step before this one overflowed")
+        return logits

@@ -16,7 +16,7 @@ from edgebert.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json")
 LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -137,20 +137,26 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], pairs: Sequence[str] | No
     A pair is cut at its longer side first, as transformers does with `truncation=True`. L is the longest row,
     or max_length when `fixed`. Raises UsageError when max_length leaves no room beside the special tokens.
     """
-    import numpy as np
-
     special = tokenizer.num_special_tokens_to_add(pairs is not None)
     if max_length <= special:
         raise UsageError(f"a length of {max_length} leaves no room beside {special} special tokens")
-    pad = next((token for token in map(tokenizer.token_to_id, PAD_TOKENS) if token is not None), None)
-    if pad is None:
-        raise UsageError(f"the tokenizer has no padding token; it needs {' or '.join(PAD_TOKENS)}")
     tokenizer.enable_truncation(max_length, strategy="longest_first")
     try:
         rows = tokenizer.encode_batch_fast(_inputs(texts, pairs))
     finally:
         tokenizer.no_truncation()
-    length = max_length if fixed else max((len(row) for row in rows), default=0)
+    return padded(tokenizer, rows, max_length if fixed else None)
+
+
+def padded(tokenizer: Tokenizer, rows: Sequence[Encoding], length: int | None = None) -> Encoded:
+    """The tokenizer's rows as arrays [N, length], None for the longest row's. Raises UsageError where the tokenizer has
+    no padding token."""
+    import numpy as np
+
+    pad = next((token for token in map(tokenizer.token_to_id, PAD_TOKENS) if token is not None), None)
+    if pad is None:
+        raise UsageError(f"the tokenizer has no padding token; it needs {' or '.join(PAD_TOKENS)}")
+    length = length or max((len(row) for row in rows), default=0)
     ids = np.full((len(rows), length), pad, dtype=np.int32)
     mask = np.zeros((len(rows), length), dtype=np.int32)
     types = np.zeros((len(rows), length), dtype=np.int32)
@@ -230,15 +236,20 @@ def _normaliser_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_contradiction(path: Path, tokenizer: Tokenizer, settings: Mapping[str, Any]) -> None:
-    """transformers' BERT tokenizer takes these settings from tokenizer_config.json alone."""
+    """transformers' BERT and RoBERTa tokenizers take these settings from tokenizer_config.json alone."""
     from tokenizers.normalizers import BertNormalizer
+    from tokenizers.pre_tokenizers import ByteLevel
 
-    normaliser = tokenizer.normalizer
-    family = settings.get("tokenizer_class") or "BertTokenizer"
-    if not isinstance(normaliser, BertNormalizer) or not family.startswith(("Bert", "DistilBert", "Electra")):
+    family = settings.get("tokenizer_class")
+    part: Any = tokenizer.normalizer
+    if isinstance(part, BertNormalizer) and (family or "Bert").startswith(("Bert", "DistilBert", "Electra")):
+        wanted = _normaliser_settings(settings)
+    elif isinstance(tokenizer.pre_tokenizer, ByteLevel) and (family or "Roberta").startswith("Roberta"):
+        part, wanted = tokenizer.pre_tokenizer, {"add_prefix_space": settings.get("add_prefix_space", False)}
+    else:
         return
-    for name, meant in _normaliser_settings(settings).items():
-        found = getattr(normaliser, name)
+    for name, meant in wanted.items():
+        found = getattr(part, name)
         if found != meant:
             raise UsageError(f"{path} has {name}={found} but tokenizer_config.json beside it means {meant}; "
                              f"save the tokenizer again so that they agree")

@@ -24,7 +24,8 @@ class LayerPrecision:
 
 @dataclass(frozen=True)
 class Precision:
-    """Precision of a whole model. embedding covers the word embedding; head covers pooler and classifier."""
+    """Precision of a whole model. embedding covers the word embedding and a projection after it; head covers pooler
+    and classifier."""
 
     layers: tuple[LayerPrecision, ...]
     embedding: str = "int8"

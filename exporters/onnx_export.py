@@ -8,7 +8,7 @@ steps:
 - The key bias adds the same number to every score of a row, which softmax ignores: it is left out.
 - Attention weights sum to 1, so the value bias reaches the output as it is: it is folded into the output
   bias.
-- The classifier reads token 0 alone, so the last layer is computed for that token alone. With one query per
+- Where the classifier reads token 0 alone, the last layer is computed for that token alone. With one query per
   head, q (X Wk)^T = (q Wk^T) X^T and p (X Wv) = (p X) Wv: keys and values of the other tokens are never made.
 - Hidden states are kept length first, [length, batch, hidden]: onnxruntime then reads heads where they lie.
 """
@@ -29,12 +29,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FORMAT_VERSION = "1"
+HEAD_OPERATIONS = {"tanh": "Tanh", "relu": "Relu", "gelu": "Gelu"}
 
 
 def export_onnx(net: nn.Module, path: Path, inputs: InputSpec, precision: Precision,
                 metadata: dict[str, str] | None = None) -> Artifact:
     """Writes `net` to `path`: int32 inputs [batch, length] with length up to inputs.max_length, and float32
-    `logits` [batch, labels]. Every row needs at least one 1 in its mask.
+    `logits` [batch, labels], or [batch, length, labels] of a network without a pooler, whose classifier reads every
+    token. Every row needs at least one 1 in its mask.
 
     Args:
         metadata: strings kept in the file under `edgebert.<key>`, beside the format version, precision,
@@ -48,9 +50,10 @@ def export_onnx(net: nn.Module, path: Path, inputs: InputSpec, precision: Precis
     _refuse_misfits(net, path, inputs, precision)
     graph = Graph()
     logits = _encoder(graph, net, inputs, precision)
+    answers = ("batch",) if net.pooler is not None else ("batch", "length")
     model = graph.model(
         {name: ("batch", "length") for name in inputs.names},
-        {"logits": (logits, ("batch", net.classifier.out_features))},
+        {"logits": (logits, (*answers, net.classifier.out_features))},
         {f"edgebert.{key}": value for key, value in {
             **(metadata or {}), "format_version": FORMAT_VERSION, "precision": precision.name,
             "max_length": str(inputs.max_length), "token_types": str(inputs.token_types).lower()}.items()})
@@ -86,7 +89,7 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 def _encoder(graph: Graph, net: nn.Module, inputs: InputSpec, precision: Precision) -> str:
-    """Adds the whole network and returns the name of the logits [B, labels]."""
+    """Adds the whole network and returns the name of the logits."""
     shape = graph.op("Shape", "input_ids")
     batch = graph.op("Slice", shape, graph.ints(0), graph.ints(1))
     length = graph.op("Slice", shape, graph.ints(1), graph.ints(2))
@@ -94,19 +97,21 @@ def _encoder(graph: Graph, net: nn.Module, inputs: InputSpec, precision: Precisi
     graph.scope = "embedding."
     x = _embedding(graph, net, length, inputs, precision.embedding)
     bias = _attention_bias(graph, float(net.mask_bias))
-    *body, last = zip(net.layers, precision.layers, strict=True)
-    for index, (layer, widths) in enumerate(body):
+    for index, (layer, widths) in enumerate(zip(net.layers, precision.layers, strict=True)):
         graph.scope = name = f"layers.{index}."
-        x = _layer(graph, layer, x, bias, sizes, widths, name)
-    graph.scope = name = f"layers.{len(body)}."
-    first = _last_layer(graph, last[0], x, bias, sizes, last[1], name)
+        only_first = net.pooler is not None and index == len(net.layers) - 1
+        x = (_last_layer if only_first else _layer)(graph, layer, x, bias, sizes, widths, name)
     graph.scope = "head."
-    pooled = _linear(graph, first, net.pooler, "pooler", precision.head)
-    return _linear(graph, graph.op("Tanh", pooled), net.classifier, "classifier", precision.head)
+    if net.pooler is not None:
+        x = graph.op(HEAD_OPERATIONS[net.head_activation], _linear(graph, x, net.pooler, "pooler", precision.head))
+        return _linear(graph, x, net.classifier, "classifier", precision.head)
+    logits = _linear(graph, x, net.classifier, "classifier", precision.head)
+    tokens = graph.op("Reshape", logits, graph.op("Concat", sizes, graph.ints(net.classifier.out_features), axis=0))
+    return graph.op("Transpose", tokens, perm=(1, 0, 2))
 
 
 def _embedding(graph: Graph, net: nn.Module, length: str, inputs: InputSpec, precision: str) -> str:
-    """Normalised embeddings [L * B, H]. The position table is cut to the lengths that the file serves."""
+    """Normalised and projected embeddings [L * B, H]. The position table is cut to the lengths that the file serves."""
     positions, types = _array(net.position.weight)[: inputs.max_length, None], _array(net.token_type.weight)
     ids = graph.op("Transpose", "input_ids", perm=(1, 0))
     x = lookup(graph, ids, _array(net.word.weight), "word", precision)
@@ -117,8 +122,9 @@ def _embedding(graph: Graph, net: nn.Module, length: str, inputs: InputSpec, pre
         positions = positions + types[0]
     table = graph.weight("position.weight", positions)
     x = graph.op("Add", x, graph.op("Slice", table, graph.ints(0), length, graph.ints(0)))
-    return graph.op("Reshape", _norm(graph, x, net.embedding_norm, "embedding_norm"),
-                    graph.ints(-1, positions.shape[-1]))
+    x = graph.op("Reshape", _norm(graph, x, net.embedding_norm, "embedding_norm"),
+                 graph.ints(-1, positions.shape[-1]))
+    return x if net.projection is None else _linear(graph, x, net.projection, "projection", precision)
 
 
 def _attention_bias(graph: Graph, mask_bias: float) -> str:

@@ -53,8 +53,7 @@ class Parity:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; a value that is not finite becomes null."""
-        checks = [{**asdict(check), "value": check.value if math.isfinite(check.value) else None}
-                  for check in self.checks]
+        checks = [asdict(c) | {"value": c.value if math.isfinite(c.value) else None} for c in self.checks]
         return {"ok": self.ok, "checks": checks}
 
     def table(self) -> list[tuple[str, ...]]:
@@ -95,8 +94,7 @@ def check_ids(texts: Sequence[str], packaged: Callable[..., list[int]], referenc
     return Check("token ids", "ids", len(inputs), float(len(differ)), 0.0, ok, detail)
 
 
-def check_metric(name: str, file_value: float, student_value: float, teacher_value: float,
-                 max_gap: float) -> Check:
+def check_metric(name: str, file_value: float, student_value: float, teacher_value: float, max_gap: float) -> Check:
     """The task metric of the file against that of the torch network it was made from; the teacher's is for
     the reader. All three and max_gap are in the metric's own unit."""
     gap = abs(file_value - student_value)
@@ -119,7 +117,7 @@ def check_logits(artifact: Artifact, net: nn.Module, ids: np.ndarray, mask: np.n
                  token_types: np.ndarray | None = None, fp32_bound: float = 1e-5, int8_bound: float = 0.25,
                  threads: int = 1) -> tuple[Check, ...]:
     """The file's logits against the network's (float32, no dropout) on real rows, laid out in every way a
-    caller may.
+    caller may. Of logits for every token, those of the real tokens are compared.
 
     The rows are fed padded on the right, padded on the left, and with tokens spread between masked random
     ids; then cut to each length of a TFLite file, or to lengths from 1 to the largest of an ONNX one. An ONNX
@@ -144,13 +142,14 @@ def check_logits(artifact: Artifact, net: nn.Module, ids: np.ndarray, mask: np.n
     bound = fp32_bound if artifact.precision == "fp32" else int8_bound
     filler = np.random.default_rng(0)
 
-    def compare(name: str, cases: list[Case], about: str,
-                batched: bool = False) -> tuple[Check, np.ndarray, np.ndarray]:
-        found = np.concatenate([_run(session, case, batched) for case in cases])
-        truth = np.concatenate([_torch_logits(net, case, artifact.inputs.token_types) for case in cases])
+    def compare(name: str, cases: list[Case], about: str, batched: bool = False) -> tuple[Check, np.ndarray, np.ndarray]:
+        types = artifact.inputs.token_types
+        found = np.concatenate([_answers(_run(session, case, batched), case) for case in cases])
+        truth = np.concatenate([_answers(_torch_logits(net, case, types), case) for case in cases])
         value = scaled_error(found, truth) if artifact.precision == "fp32" else relative_rmse(found, truth)
         unit = "max |file - torch|" if artifact.precision == "fp32" else "relative RMSE"
-        check = Check(name, "logits", len(truth), value, bound, bool(value <= bound), f"{unit}, {about}")
+        count = sum(len(case.ids) for case in cases)
+        check = Check(name, "logits", count, value, bound, bool(value <= bound), f"{unit}, {about}")
         return check, found, truth
 
     width = _padded_width(artifact, max(len(row[0]) for row in rows))
@@ -175,7 +174,7 @@ def scaled_error(found: np.ndarray, truth: np.ndarray) -> float:
 
 
 def relative_rmse(found: np.ndarray, truth: np.ndarray) -> float:
-    """Logits [N, labels]: the root mean square of found - truth over that of truth minus its mean row, so
+    """Logits [answers, labels]: the root mean square of found - truth over that of truth minus its mean row, so
     that what all rows share does not hide an error. Where the rows hardly differ (an untrained classifier)
     the divisor would vanish: it is at least CONSTANT_SHARE of the root mean square of truth itself."""
     divisor = max(_rms(truth - truth.mean(axis=0)), CONSTANT_SHARE * _rms(truth))
@@ -184,7 +183,8 @@ def relative_rmse(found: np.ndarray, truth: np.ndarray) -> float:
 
 def logits_of(artifact: Artifact, ids: np.ndarray, mask: np.ndarray, token_types: np.ndarray | None = None,
               threads: int = 1) -> np.ndarray:
-    """The file's logits, float32 [N, labels], for rows padded on the right, each without its padding.
+    """The file's logits, float32 [N, labels], for rows padded on the right, each without its padding; of a file that
+    answers for every token [N, L, labels], 0 where the mask [N, L] has ended.
 
     A TFLite file runs each row at its smallest length that fits. An ONNX fp32 file runs batches of equal
     length; any other ONNX file row by row, as on a device, because 8-bit scales depend on the whole batch.
@@ -209,7 +209,12 @@ def logits_of(artifact: Artifact, ids: np.ndarray, mask: np.ndarray, token_types
             chosen = members[start: start + step]
             case = _cut([rows[index] for index in chosen], width)
             found.update(zip(chosen, _run(session, case, batched)))
-    return np.stack([found[index] for index in range(len(rows))])
+    if found[0].ndim == 1:
+        return np.stack([found[index] for index in range(len(rows))])
+    out = np.zeros((*mask.shape, found[0].shape[-1]), np.float32)
+    for index, row in enumerate(rows):
+        out[index, : len(row[0])] = found[index][: len(row[0])]
+    return out
 
 
 def _real_rows(ids: np.ndarray, mask: np.ndarray, token_types: np.ndarray | None) -> list[tuple]:
@@ -267,8 +272,13 @@ def _blank(count: int, width: int) -> Case:
     return Case(*(np.zeros((count, width), np.int32) for _ in range(3)))
 
 
+def _answers(logits: np.ndarray, case: Case) -> np.ndarray:
+    """The logits that mean something, [answers, labels]: all of [N, labels], the real tokens' of [N, L, labels]."""
+    return logits if logits.ndim == 2 else logits[case.mask == 1]
+
+
 def _run(session: Session, case: Case, batched: bool) -> np.ndarray:
-    """The file's logits [N, labels] for rows of one width, in one batch or row by row."""
+    """The file's logits for rows of one width, in one batch or row by row."""
     def feeds(one: Case) -> dict[str, np.ndarray]:
         named = {"input_ids": one.ids, "attention_mask": one.mask, "token_type_ids": one.types}
         return {spec.name: named[spec.name].astype(spec.dtype) for spec in session.inputs}

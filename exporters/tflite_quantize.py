@@ -22,7 +22,7 @@ METADATA_NAME = "edgebert"
 """Name of the flatbuffer metadata entry that holds the caller's values as JSON."""
 
 ADVICE = "this version of litert-torch builds another graph: install litert-torch 0.10, or export to ONNX"
-EMBEDDING, HEAD = "embedding", "head"
+EMBEDDING, PROJECTION, HEAD = "embedding", "projection", "head"
 Matrix = tuple[str, tuple[int, int]]  # scope such as "layer_3/ffn", weight shape (out, in)
 
 
@@ -92,8 +92,8 @@ def int8_scopes(precision: Precision) -> list[str]:
     """Scopes whose weights become int8."""
     scopes = [f"layer_{index}/{part}" for index, layer in enumerate(precision.layers)
               for part in ("attention", "ffn") if getattr(layer, part) == "int8"]
-    return scopes + [scope for scope, value in ((EMBEDDING, precision.embedding), (HEAD, precision.head))
-                     if value == "int8"]
+    ends = ((EMBEDDING, precision.embedding), (PROJECTION, precision.embedding), (HEAD, precision.head))
+    return scopes + [scope for scope, value in ends if value == "int8"]
 
 
 def read_metadata(path: Path) -> dict[str, str]:

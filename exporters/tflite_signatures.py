@@ -5,7 +5,7 @@ The rewrite changes no result beyond float rounding (checked against torch in th
 - position and type-0 embeddings are one table; 1/sqrt(head_dim) is inside the query weights; query, key and
   value are one matrix, so that a dynamic int8 runtime quantises their common input once;
 - the shift of every layer norm is moved into the biases that follow it, which saves an addition per norm;
-- only token 0 reaches the classifier, so the last layer computes its query, output and FFN for that token
+- where only token 0 reaches the classifier, the last layer computes its query, output and FFN for that token
   alone. Its keys and values are never formed: q . (K x) = (K' q) . x and sum(p V x) = V sum(p x), and the key
   bias adds the same number to every score of a head, which softmax ignores.
 
@@ -20,6 +20,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+ACTIVATIONS = {"tanh": torch.tanh, "relu": F.relu, "gelu": F.gelu}
 
 
 class Affine(nn.Module):
@@ -120,8 +122,8 @@ class LastBlock(Block):
 
 
 class SignatureNet(nn.Module):
-    """ids [1, L], mask [1, L] (and types [1, L]), all int32 -> {"logits": [1, labels] float32}. One instance
-    serves every length, so that the signatures of a file share its weights."""
+    """ids [1, L], mask [1, L] (and types [1, L]), all int32 -> {"logits": float32 [1, labels], or [1, L, labels] without
+    a pooler}. One instance serves every length, so that the signatures of a file share its weights."""
 
     def __init__(self, net: Any, token_types: bool) -> None:
         super().__init__()
@@ -131,11 +133,16 @@ class SignatureNet(nn.Module):
         self.register_buffer("position", _values(net.position.weight) + (0 if token_types else types[0]))
         self.register_buffer("token_type", types if token_types else None)
         self.embedding_norm = Norm(net.embedding_norm)
-        shifts = [_values(net.embedding_norm.bias)] + [_values(layer.ffn_norm.bias) for layer in net.layers]
-        kinds = [Block] * (len(net.layers) - 1) + [LastBlock]
+        shift = _values(net.embedding_norm.bias)
+        self.projection = None if net.projection is None else _shifted(net.projection, shift)
+        shifts = [shift if net.projection is None else torch.zeros(net.projection.out_features)]
+        shifts += [_values(layer.ffn_norm.bias) for layer in net.layers]
+        kinds = [Block] * (len(net.layers) - 1) + [Block if net.pooler is None else LastBlock]
         self.blocks = nn.ModuleList(kind(*parts) for kind, *parts in zip(kinds, net.layers, shifts))
-        self.pooler = _shifted(net.pooler, shifts[-1])
-        self.classifier = Affine(_values(net.classifier.weight), _values(net.classifier.bias))
+        self.pooler = None if net.pooler is None else _shifted(net.pooler, shifts[-1])
+        self.activation = ACTIVATIONS[net.head_activation]
+        shift = shifts[-1] if net.pooler is None else torch.zeros(net.pooler.out_features)
+        self.classifier = _shifted(net.classifier, shift)
         self.eval()
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor,
@@ -145,18 +152,24 @@ class SignatureNet(nn.Module):
         if token_type_ids is not None:
             x = x + F.embedding(token_type_ids.view(length), self.token_type)
         x = self.embedding_norm(x)
+        if self.projection is not None:
+            x = self.projection(x)
         bias = (1.0 - attention_mask.view(1, 1, length).float()) * self.mask_bias
         for block in self.blocks:
             x = block(x, bias)
-        return {"logits": self.classifier(torch.tanh(self.pooler(x)))}
+        if self.pooler is not None:
+            return {"logits": self.classifier(self.activation(self.pooler(x)))}
+        logits = self.classifier(x)
+        return {"logits": logits.view(1, length, logits.shape[-1])}
 
     def matrices(self) -> list[tuple[str, tuple[int, int]]]:
         """(scope, (out, in)) of every weight matrix in the order in which the scopes run. Scopes are such as
-        "layer_3/attention", "layer_3/ffn" and "head"."""
-        rows = [(f"layer_{index}/{part}", affine) for index, block in enumerate(self.blocks)
-                for part, affine in block.matrices()]
+        "projection", "layer_3/attention", "layer_3/ffn" and "head"."""
+        rows = [("projection", self.projection)]
+        rows += [(f"layer_{index}/{part}", affine) for index, block in enumerate(self.blocks)
+                 for part, affine in block.matrices()]
         rows += [("head", self.pooler), ("head", self.classifier)]
-        return [(scope, tuple(affine.weight.shape)) for scope, affine in rows]
+        return [(scope, tuple(affine.weight.shape)) for scope, affine in rows if affine is not None]
 
 
 def _values(parameter: Tensor) -> Tensor:

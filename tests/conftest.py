@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -77,3 +78,79 @@ def bert_folder(tmp_path_factory):
     BertForSequenceClassification(config).save_pretrained(folder)
     BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
     return folder
+
+
+FAMILIES = {
+    "bert": dict(hidden_size=24, num_attention_heads=4, intermediate_size=40, num_hidden_layers=2),
+    "roberta": dict(hidden_size=24, num_attention_heads=4, intermediate_size=40, num_hidden_layers=2, type_vocab_size=1),
+    "xlm-roberta": dict(hidden_size=24, num_attention_heads=4, intermediate_size=40, num_hidden_layers=2,
+                        type_vocab_size=1),
+    "distilbert": dict(dim=24, n_heads=4, hidden_dim=40, n_layers=2),
+    "electra": dict(embedding_size=16, hidden_size=24, num_attention_heads=4, intermediate_size=40, num_hidden_layers=2),
+}
+"""A tiny config of each encoder family."""
+
+KINDS = {"single_label_classification": ("a", "b", "c"), "multi_label_classification": ("a", "b", "c"),
+         "regression": ("score",), "token_classification": ("O", "B", "I"), "question_answering": ("start", "end")}
+"""Kinds of task, and names of the outputs."""
+
+SPOKEN = ("play some jazz music", "book a table for two", "is it sunny today", "what is the weather in Paris",
+          "caf\u00e9 na\u00efve", "tell me a joke, will you?", "UPPER lower 12:45")
+
+
+def family_model(family: str, ending: str = "ForSequenceClassification", seed: int = 0, **changes):
+    """A random transformers model of a family, biases and norms random too; `ending` of its Auto class's name."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    special = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2} if "roberta" in family else {"pad_token_id": 0}
+    values = dict(vocab_size=len(VOCABULARY), max_position_embeddings=42) | special | FAMILIES[family] | changes
+    model = getattr(transformers, f"AutoModel{ending}").from_config(
+        transformers.AutoConfig.for_model(family, **values)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(1.0 if "norm" in name.lower() and name.endswith("weight") else 0.0, 0.25)
+    return model
+
+
+def family_tokenizer(family: str):
+    """A small tokenizer of the kind that the family has."""
+    import tokenizers
+    import transformers
+
+    if family == "roberta":
+        made = tokenizers.ByteLevelBPETokenizer()
+        made.train_from_iterator(SPOKEN, 300, min_frequency=1, special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+        model = json.loads(made.to_str())["model"]
+        return transformers.RobertaTokenizer(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]])
+    if family == "xlm-roberta":
+        words = sorted({f"\u2581{word}" for text in SPOKEN for word in text.split()})
+        pieces = [*words, *"\u2581abcdefghijklmnopqrst"]
+        special = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>")]
+        return transformers.XLMRobertaTokenizer(vocab=special + [(piece, -float(i)) for i, piece in enumerate(pieces)]
+                                                + [("<mask>", 0.0)])
+    return transformers.BertTokenizer(vocab={token: i for i, token in enumerate(VOCABULARY)})
+
+
+@pytest.fixture(scope="session")
+def family_folder(tmp_path_factory):
+    """A function: family, kind of task, perhaps changes to the config -> the folder of a fine-tuned checkpoint with a
+    tokenizer; a name such as "ForMaskedLM" instead of a kind gives that class."""
+    folders = {}
+
+    def make(family: str, kind: str = "single_label_classification", **changes):
+        from edgebert.layout import AUTO_CLASSES
+
+        key = (family, kind, *sorted(changes.items()))
+        if key not in folders:
+            folders[key] = folder = tmp_path_factory.mktemp(family)
+            labels, tokenizer = KINDS.get(kind, ("LABEL_0", "LABEL_1")), family_tokenizer(family)
+            named = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
+            problem = {"problem_type": kind} if AUTO_CLASSES.get(kind) == "ForSequenceClassification" else {}
+            family_model(family, AUTO_CLASSES.get(kind, kind), vocab_size=max(len(tokenizer), len(VOCABULARY)), **named,
+                         **problem, **changes).save_pretrained(folder)
+            tokenizer.save_pretrained(folder)
+        return folders[key]
+
+    return make

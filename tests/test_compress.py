@@ -16,8 +16,10 @@ from edgebert.modeling import LayerMask
 from edgebert.spec import LayerSpec, SubnetSpec, kept_indices
 from edgebert.tables import ErrorTables, ffn_levels, head_levels
 from edgebert.train.batches import in_order
+from edgebert.train.objectives import OBJECTIVES
 from tests.conftest import random_rows
 
+SINGLE = OBJECTIVES["single_label_classification"]
 SUBNETS = [SubnetSpec((0, 1, 2), (LayerSpec(4, 96),) * 3), SubnetSpec((0, 2), (LayerSpec(1, 7), LayerSpec(3, 95))),
            SubnetSpec((1,), (LayerSpec(2, 1),))]
 
@@ -51,7 +53,7 @@ def test_extract_refuses_indices_of_another_width(net):
 def test_importance_equals_per_example_gradients(net, shape, criterion):
     """Each example's gradient by finite differences of a mask entry, one example at a time."""
     rows = random_rows(shape, 6, 8)
-    scores = importance(net, in_order(rows, 4), criterion)
+    scores = importance(net, in_order(rows, 4), SINGLE, criterion)
     net = net.double()
     for layer, head in ((0, 0), (1, 3), (2, 2)):
         total = 0.0
@@ -73,16 +75,16 @@ def test_importance_equals_per_example_gradients(net, shape, criterion):
 def test_a_dead_neuron_is_the_least_important(net, rows):
     with torch.no_grad():
         net.layers[1].down.weight[:, 17] = 0
-    scores = importance(net, in_order(rows, 8))
+    scores = importance(net, in_order(rows, 8), SINGLE)
     assert scores.order()[1][1][-1] == 17 and scores.neurons[1][17] == 0
     with pytest.raises(UsageError, match="criterion"):
-        importance(net, in_order(rows, 8), "magic")
+        importance(net, in_order(rows, 8), SINGLE, "magic")
 
 
 def test_error_tables_equal_the_divergence_of_the_masked_model(net, rows, shape):
-    scores = importance(net, in_order(rows, 8))
+    scores = importance(net, in_order(rows, 8), SINGLE)
     ticks = []
-    tables = measure_errors(net, rows, scores, "m", "d", ticks.append)
+    tables = measure_errors(net, rows, scores, SINGLE, "m", "d", ticks.append)
     assert sum(ticks) == count_cuts(net)
     heads, neurons = scores.order()
     with torch.no_grad():

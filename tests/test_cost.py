@@ -20,6 +20,11 @@ from exporters.artifact import InputSpec, LayerPrecision, Precision
 
 UNEVEN = EncoderShape(24, 8, 50, 40, 2, 5, (LayerSpec(3, 48), LayerSpec(1, 20), LayerSpec(2, 36)))
 ONE_LAYER = EncoderShape(16, 4, 30, 20, 1, 2, (LayerSpec(4, 8),))
+TOKENS = replace(UNEVEN, head="tokens")
+PROJECTED = replace(UNEVEN, embedding=10, head_activation="gelu")
+VARIANTS = {"uneven": UNEVEN, "one layer": ONE_LAYER, "tokens": TOKENS, "projected": PROJECTED,
+            "projected tokens": replace(PROJECTED, head="tokens"),
+            "one layer of tokens": replace(ONE_LAYER, head="tokens")}
 MIDDLE = EncoderShape(128, 32, 3000, 128, 2, 7, (LayerSpec(4, 512), LayerSpec(2, 256), LayerSpec(3, 384)))
 MIXED = Precision((LayerPrecision("int8", "fp32"), LayerPrecision("fp32", "int8"), LayerPrecision()))
 
@@ -44,18 +49,18 @@ def attend_first(layer: Layer, x: torch.Tensor) -> torch.Tensor:
 def run_as_exported(net: Encoder, length: int) -> torch.Tensor:
     x = net.embed(torch.arange(length)[None])[0]
     for layer in net.layers:
-        last = layer is net.layers[-1]
+        last = layer is net.layers[-1] and net.shape.head == "sequence"
         x = layer.attention_norm(x[:1] + attend_first(layer, x) if last else x + attend(layer, x))
         x = layer.ffn_norm(x + layer.expand(x))
     return net.classify(x[None])
 
 
-@pytest.mark.parametrize("shape", [UNEVEN, ONE_LAYER, MIDDLE])
+@pytest.mark.parametrize("shape", [*VARIANTS.values(), MIDDLE])
 def test_parameters_are_torchs(shape: EncoderShape) -> None:
     assert cost.params(shape) == sum(p.numel() for p in Encoder(shape).parameters())
 
 
-@pytest.mark.parametrize("shape", [UNEVEN, ONE_LAYER, MIDDLE])
+@pytest.mark.parametrize("shape", [*VARIANTS.values(), MIDDLE])
 @pytest.mark.parametrize("length", [2, 7, 16])
 def test_macs_are_what_runs(shape: EncoderShape, length: int) -> None:
     net = Encoder(shape).eval()
@@ -67,15 +72,20 @@ def test_macs_are_what_runs(shape: EncoderShape, length: int) -> None:
     assert 2 * cost.macs(shape, length) == counter.get_total_flops()
 
 
-@pytest.mark.parametrize(("runtime", "kind", "lengths"), [
-    ("onnx", "fp32", (64,)), ("onnx", "int8", (32, 64)), ("onnx", "mixed", (64,)),
-    ("tflite", "int8", (64,)), ("tflite", "mixed", (32, 64))])
-def test_file_bytes_are_those_of_the_file(runtime: str, kind: str, lengths: tuple[int, ...], tmp_path: Path) -> None:
+OTHER = replace(MIDDLE, head="tokens", embedding=64)
+
+
+@pytest.mark.parametrize(("runtime", "kind", "lengths", "shape"), [
+    ("onnx", "fp32", (64,), MIDDLE), ("onnx", "int8", (32, 64), MIDDLE), ("onnx", "mixed", (64,), MIDDLE),
+    ("tflite", "int8", (64,), MIDDLE), ("tflite", "mixed", (32, 64), MIDDLE), ("onnx", "fp32", (64,), OTHER),
+    ("onnx", "int8", (64,), OTHER), ("tflite", "int8", (64,), OTHER)])
+def test_file_bytes_are_those_of_the_file(runtime: str, kind: str, lengths: tuple[int, ...], shape: EncoderShape,
+                                          tmp_path: Path) -> None:
     from exporters import EXPORTERS
 
     precision = MIXED if kind == "mixed" else Precision.uniform(kind, 3)
-    artifact = EXPORTERS[runtime](Encoder(MIDDLE).eval(), tmp_path / f"model.{runtime}", InputSpec(lengths), precision)
-    found = cost.estimate(MIDDLE, precision, load_profile("x86-laptop"), runtime, 1, lengths[-1],
+    artifact = EXPORTERS[runtime](Encoder(shape).eval(), tmp_path / f"model.{runtime}", InputSpec(lengths), precision)
+    found = cost.estimate(shape, precision, load_profile("x86-laptop"), runtime, 1, lengths[-1],
                           signatures=len(lengths))
     assert found.file_bytes == pytest.approx(artifact.file_bytes, rel=0.02)
 
@@ -95,6 +105,24 @@ def test_estimates_add_up_over_blocks() -> None:
     assert found.latency_ms == pytest.approx(by_hand)
     assert found.tail_ms == pytest.approx(by_hand * profile.p90_over_p50)
     assert found.macs == cost.macs(MIDDLE, length) and found.params == cost.params(MIDDLE)
+
+
+@pytest.mark.parametrize("shape", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("runtime", ["onnx", "tflite"])
+def test_the_search_adds_up_what_the_estimate_counts(shape: EncoderShape, runtime: str) -> None:
+    """With nothing to gain from a cut, the whole model is planned: its summed options equal the whole model's cost."""
+    from edgebert.device import Budget
+    from edgebert.search import search
+    from edgebert.tables import ErrorTables
+
+    profile, tables = load_profile("x86-laptop"), ErrorTables.blank(shape, 16)
+    tables = replace(tables, layers=tuple(replace(e, drop=1.0, heads={w: float(w < max(e.heads)) for w in e.heads},
+                                                  ffn={w: float(w < max(e.ffn)) for w in e.ffn}) for e in tables.layers))
+    plan = search(tables, profile, Budget(), runtime, 1, 16, precisions=("fp32",))
+    assert plan.shape == shape and plan.estimate.params == cost.params(shape)
+    fastest = search(tables, profile, Budget(), runtime, 1, 16, minimise="latency", max_error=0.5, precisions=("fp32",))
+    assert fastest.bound.minimised == "latency_ms"
+    assert fastest.bound.objective == pytest.approx(plan.estimate.latency_ms)
 
 
 def test_less_work_never_costs_more() -> None:

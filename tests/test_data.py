@@ -13,7 +13,8 @@ import pytest
 
 from edgebert import data_files
 from edgebert.data import Columns, load_dataset
-from edgebert.data_splits import CUT_MAX_ROWS, Row, cut_splits
+from edgebert.data_kinds import Row
+from edgebert.data_splits import CUT_MAX_ROWS, cut_splits
 from edgebert.errors import UsageError
 
 ROWS = [{"text": f"{word} \u00e9t\u00e9, \"{number}\" times", "label": label}
@@ -117,7 +118,7 @@ def test_columns_and_labels(tmp_path):
 # ---- refusals
 
 BAD_TRAIN = {
-    "missing columns": ("a.jsonl", '{"tokens": 1, "tag": 2}\n', r"no text column: .*'tokens', 'tag'"),
+    "missing columns": ("a.jsonl", '{"body": 1, "label": 2}\n', r"no text column: .*'body', 'label'"),
     "two text columns": ("a.csv", "text,sentence,label\n1,2,3\n", "the text column, text or sentence"),
     "no label column": ("a.csv", "text,class\nx,y\n", r"no label column: .*'class'.*--label-column"),
     "two label columns": ("a.csv", "text,label,intent\nx,y,z\n", "label or intent"),
@@ -132,7 +133,10 @@ BAD_TRAIN = {
     "empty pair": ("a.csv", "text_a,text_b,label\nx,y,a\nx,,b\n", r"line 3: 'text_b' is empty"),
     "empty label": ("a.csv", "text,label\nx,\n", r"line 2: the label is empty"),
     "null label": ("a.jsonl", '{"text": "x", "label": null}\n', r"line 1: a label must .* nothing \(null\)"),
-    "float label": ("a.jsonl", '{"text": "x", "label": 0.5}\n', r"line 1: .*whole number, found 0\.5"),
+    "float label": ("a.jsonl", '{"text": "x", "label": 1}\n{"text": "x", "label": 0.5}\n',
+                    r"line 2: .*whole number, found 0\.5; --task-type regression predicts numbers"),
+    "list label": ("a.jsonl", '{"text": "x", "label": 1}\n{"text": "x", "label": ["a"]}\n',
+                   r"line 2: .*found list; --task-type multi_label_classification takes"),
     "true label": ("a.jsonl", '{"text": "x", "label": true}\n', r"line 1: .*found bool"),
     "half character": ("a.jsonl", '{"text": "x\\ud83d", "label": 1}\n', r"line 1: .*half of a char.*ud83d"),
     "single class": ("a.csv", "text,label\nx,a\ny,a\n", r"a\.csv: a single class \('a'\) in 2 rows"),

@@ -644,6 +644,25 @@ def test_a_runtime_that_answers_zeros_or_nan_is_caught(tmp_path):
         assert check.relative_rmse == expected and not check.ok
 
 
+def test_golden_logits_of_every_token_are_compared_up_to_the_padding(tmp_path):
+    """The model's answer for a token is its id and its place, beyond the padding too."""
+    def answer(ids, mask):
+        return np.stack([ids + 0.5, np.broadcast_to(np.arange(ids.shape[1]), ids.shape)], -1).astype(float)
+
+    session = open_model(write_onnx(tmp_path / "m.onnx"))
+    write_golden(tmp_path, lambda ids, mask: answer(ids, mask)[:, : int(mask.sum())], 8)
+    golden = find_golden(tmp_path / "m.onnx")
+    assert all(np.shape(row.logits) == (sum(row.attention_mask), 2) for row in golden.rows)
+    tagger = dataclasses.replace(session, runner=lambda feeds: {
+        "logits": answer(feeds["input_ids"], feeds["attention_mask"])})
+    assert check_golden(tagger, golden).max_abs == 0
+    late = dataclasses.replace(session, runner=lambda feeds: {
+        "logits": np.roll(answer(feeds["input_ids"], feeds["attention_mask"]), 1, 1)})
+    assert not check_golden(late, golden).ok
+    with pytest.raises(BadGolden, match="another model"):
+        check_golden(session, golden)
+
+
 def test_golden_rows_are_padded_to_a_longer_file(tmp_path):
     write_golden(tmp_path, onnx_truth, 5)
     golden = find_golden(write_onnx(tmp_path / "m.onnx", length=9, batch=2))
@@ -657,6 +676,9 @@ def test_golden_rows_are_padded_to_a_longer_file(tmp_path):
     lambda g: g["rows"][0].update(input_ids=[1]), lambda g: g["rows"][0].update(logits=[]),
     lambda g: g["rows"][1].update(logits=[float("nan")] * 3), lambda g: g.update(bounds=[1]),
     lambda g: g.update(length=2), lambda g: g["rows"][2].update(input_ids=None),
+    lambda g: g["rows"][1].update(logits=[[1.0, 2.0]]), lambda g: g["rows"][1].update(logits=[1.0, [2.0]]),
+    lambda g: g["rows"][1].update(logits=[[]] * 4),
+    lambda g: g["rows"][1].update(logits=[[0.0] * (1 + i) for i in range(4)]),
 ])
 def test_a_broken_golden_file_is_named(tmp_path, spoil):
     write_golden(tmp_path, onnx_truth, 8)

@@ -112,6 +112,30 @@ def test_training_brings_every_subnet_nearer_to_the_teacher(shape, rows, space, 
     assert sum(after < start for after, start in zip(errors(), before)) >= len(before) - 1
 
 
+def test_a_stopped_training_goes_on_to_the_same_weights(shape, rows, space, tmp_path):
+    """The random subnets of a step are drawn from its number, so that a resumed run draws the same ones."""
+    teacher = random_net(shape, seed=1)
+
+    def train(state, stop_after: int | None = None) -> dict:
+        net, done = random_net(shape), []
+
+        def tick(steps: int) -> None:
+            done.append(steps)
+            if sum(done) == stop_after:
+                raise KeyboardInterrupt
+
+        net.dropout = 0.0
+        step = distil_step(net, teacher, space, Curriculum(), SINGLE, seed=3)
+        optimise(net, rows, step, Schedule(epochs=6, learning_rate=1e-3, batch_size=8), tick, state, save_minutes=0)
+        return net.state_dict()
+
+    undisturbed = train(tmp_path / "a.safetensors")
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "b.safetensors", stop_after=7)
+    resumed = train(tmp_path / "b.safetensors")
+    assert all(torch.equal(resumed[name], value) for name, value in undisturbed.items())
+
+
 def test_the_same_width_teacher_runs_at_the_students_width(net, shape, rows, space):
     """With one width and full depth it is the student itself, so there is nothing to learn."""
     narrow = replace(space, widths=(1.0,), depths=(1.0,))
@@ -231,6 +255,23 @@ def test_effort_full_trains_the_supernet_on_the_way(trained, tmp_path, monkeypat
     result = fit_device(fit, cache, reporter)
     assert reporter.seconds["elastic training in depth"] == 0.0, "the same training is in the cache"
     assert result.evidence.model("cut").test.points > 80
+
+
+def test_augmented_rows_are_trained_on(trained, tmp_path):
+    """The steps of an epoch are those of the rows and their copies; the same seed gives the same weights."""
+    _, request, cache = trained
+    settings = settings_for("sandwich", epochs=1, augment=2)
+    reporter = Reporter(quiet=True)
+    first = train_elastic(replace(request, settings=settings, out=tmp_path / "a"), cache, reporter)
+    assert len(list((cache.folder / "candidates").iterdir())) == 1
+    assert "candidates for augmentation" in reporter.seconds
+    assert first.training["augment"] == 2
+    plain = train_elastic(replace(request, settings=settings_for("sandwich", epochs=1), out=tmp_path / "p"), cache,
+                          Reporter(quiet=True))
+    assert plain.sha256 != first.sha256
+    again = train_elastic(replace(request, settings=settings, out=tmp_path / "b"), Cache(tmp_path / "cache"),
+                          Reporter(quiet=True))
+    assert again.sha256 == first.sha256, "made anew from the same inputs"
 
 
 def test_changed_data_are_noticed(trained, tmp_path):

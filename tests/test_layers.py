@@ -14,7 +14,8 @@ FLOORS = {"device_bench": 0, "exporters": 1, "edgebert": 2}
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "litert_torch", "ai_edge_litert", "ai_edge_quantizer",
          "safetensors", "pandas", "altair", "datasets", "pyarrow"}
 PLANNING = ("errors", "spec", "device", "cost", "tables", "plan", "knapsack", "search", "choice", "data", "tasks",
-            "tokenization", "bundle", "evidence", "request", "layout", "inspecting", "benching", "cache", "progress",
+            "data_kinds", "alignment", "answers", "metrics", "tokenization", "bundle", "evidence", "request",
+            "layout", "inspecting", "benching", "cache", "progress",
             "cli", "cli_plan", "cli_files", "demo.__init__")
 FILES = [path for name in FLOORS for path in sorted((ROOT / name).rglob("*.py"))]
 

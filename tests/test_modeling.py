@@ -10,7 +10,7 @@ import torch
 from edgebert.checkpoint import load_checkpoint
 from edgebert.errors import UsageError
 from edgebert.modeling import Encoder, wrap
-from edgebert.spec import EncoderShape, LayerSpec
+from edgebert.spec import HEAD_OF_KIND, HEADS, EncoderShape, LayerSpec
 from tests.conftest import VOCABULARY, random_net, random_rows
 
 
@@ -53,6 +53,115 @@ def test_uneven_model_survives_save_and_auto_load_exactly(tmp_path):
         assert torch.equal(back(ids, mask).logits, model(ids, mask).logits)
     again = load_checkpoint(tmp_path)
     assert again.net.shape == shape and again.source_layers == (0, 4) and again.labels == ("a", "b", "c")
+
+
+KINDS = {"single_label_classification": "AutoModelForSequenceClassification",
+         "multi_label_classification": "AutoModelForSequenceClassification",
+         "regression": "AutoModelForSequenceClassification",
+         "token_classification": "AutoModelForTokenClassification",
+         "question_answering": "AutoModelForQuestionAnswering"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_survives_save_and_auto_load_exactly(tmp_path, kind):
+    import transformers
+
+    labels = {"regression": ("score",), "question_answering": ("start", "end")}.get(kind, ("a", "b", "c"))
+    shape = EncoderShape(48, 12, len(VOCABULARY), 40, 1, len(labels), (LayerSpec(1, 17), LayerSpec(3, 40)),
+                         HEAD_OF_KIND[kind], "relu" if HEAD_OF_KIND[kind] == "sequence" else "tanh", 20)
+    model = wrap(random_net(shape), labels, kind=kind)
+    model.save_pretrained(tmp_path)
+    back = getattr(transformers, KINDS[kind]).from_pretrained(tmp_path)
+    assert type(back) is type(model) and back.config.shape == shape
+    assert back.config.problem_type == (kind if shape.head == "sequence" else None)
+    rows = random_rows(shape, 5, 9)
+    ids, mask = torch.from_numpy(rows.ids).long(), torch.from_numpy(rows.mask).long()
+    with torch.no_grad():
+        found, expected = back(ids, mask), model.net(ids, mask)
+    if kind == "question_answering":
+        found = torch.stack([found.start_logits, found.end_logits], -1)
+        assert torch.equal(found, expected) and found.shape == (5, 9, 2)
+    else:
+        assert torch.equal(found.logits, expected)
+        assert expected.shape == ((5, 9, 3) if kind == "token_classification" else (5, len(labels)))
+
+
+def test_the_loss_is_that_of_the_kind(shape):
+    from dataclasses import replace
+
+    from torch.nn import functional as F
+
+    rows = random_rows(shape, 6, 9)
+    ids, mask = torch.from_numpy(rows.ids).long(), torch.from_numpy(rows.mask).long()
+    many, one = torch.randint(0, 2, (6, 3)).float(), torch.randn(6)
+    spans, tags = torch.randint(0, 9, (2, 6)), torch.randint(0, 3, (6, 9)).masked_fill(mask == 0, -100)
+
+    def run(kind, outputs, **labels):
+        net = random_net(replace(shape, labels=outputs, head=HEAD_OF_KIND[kind]))
+        out = wrap(net, tuple(map(str, range(outputs))), kind=kind)(ids, mask, **labels)
+        return out.loss, net(ids, mask)
+
+    cases = [
+        (run("single_label_classification", 3, labels=tags[:, 0]), lambda x: F.cross_entropy(x, tags[:, 0])),
+        (run("multi_label_classification", 3, labels=many), lambda x: F.binary_cross_entropy_with_logits(x, many)),
+        (run("regression", 1, labels=one), lambda x: F.mse_loss(x[:, 0], one)),
+        (run("regression", 1, labels=one[:, None]), lambda x: F.mse_loss(x[:, 0], one)),
+        (run("token_classification", 3, labels=tags), lambda x: F.cross_entropy(x[mask == 1], tags[mask == 1])),
+        (run("question_answering", 2, start_positions=spans[0], end_positions=spans[1]),
+         lambda x: (F.cross_entropy(x[..., 0], spans[0]) + F.cross_entropy(x[..., 1], spans[1])) / 2)]
+    for (loss, logits), expected in cases:
+        torch.testing.assert_close(loss, expected(logits))
+
+
+def test_a_head_of_the_wrong_kind_is_refused(net):
+    with pytest.raises(UsageError, match="token_classification needs a head of the kind 'tokens'"):
+        wrap(net, ("a", "b", "c"), kind="token_classification")
+
+
+def test_a_subnet_of_any_variant_equals_the_masked_network(shape):
+    from dataclasses import replace
+
+    from edgebert.compress.subnet import extract, masks_of
+    from edgebert.spec import SubnetSpec
+
+    subnet = SubnetSpec((0, 2), (LayerSpec(2, 30), LayerSpec(1, 7)))
+    heads, neurons = ((0, 3), (1,)), (tuple(range(30)), tuple(range(2, 9)))
+    rows = random_rows(shape, 6, 9)
+    ids, mask = torch.from_numpy(rows.ids).long(), torch.from_numpy(rows.mask).long()
+    for head in HEADS:
+        for width in (20, 48):
+            net = random_net(replace(shape, head=head, head_activation="gelu", embedding=width))
+            small = extract(net, subnet, heads, neurons)
+            with torch.no_grad():
+                whole, _ = net.trace(ids, mask, masks=masks_of(net, subnet, heads, neurons))
+                torch.testing.assert_close(small(ids, mask), whole, atol=1e-5, rtol=0)
+            assert small.shape.head == head and small.shape.embedding == width
+
+
+def test_shapes_without_the_newer_keys_are_read_and_usual_values_are_not_written(shape):
+    from dataclasses import replace
+
+    old = {"hidden": 48, "head_dim": 12, "vocab": 9, "positions": 40, "token_types": 2, "labels": 3, "layers": [[4, 96]]}
+    read = EncoderShape.from_json(old)
+    assert (read.head, read.head_activation, read.embedding) == ("sequence", "tanh", 48) and read.to_json() == old
+    other = replace(shape, head="tokens", head_activation="relu", embedding=16)
+    assert EncoderShape.from_json(json.loads(json.dumps(other.to_json()))) == other
+    with pytest.raises(UsageError, match="head must be sequence or tokens, got 'words'"):
+        EncoderShape.from_json({**old, "head": "words"})
+
+
+def test_a_plan_for_any_variant_is_read_back(shape):
+    from dataclasses import replace
+
+    from edgebert.device import Budget, load_profile
+    from edgebert.plan import CompressionPlan
+    from edgebert.search import search
+    from edgebert.tables import ErrorTables
+
+    for variant in (shape, replace(shape, head="tokens", embedding=20), replace(shape, head_activation="gelu")):
+        plan = search(ErrorTables.blank(variant, 16), load_profile("pixel6"), Budget(), "onnx", 1, 16)
+        assert CompressionPlan.loads(plan.dumps()) == plan
+        assert ('"head"' in plan.dumps()) == (variant.head == "tokens")
 
 
 def test_pipeline_runs_on_it(bert_folder, tmp_path):

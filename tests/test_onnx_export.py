@@ -36,10 +36,10 @@ SENTENCES = ["book a table for two at seven", "what is the weather in Paris tomo
              "I lost my credit card, what do I do now and whom should I call about it?"]
 
 
-def random_encoder(layers: tuple[LayerSpec, ...] = UNEVEN, head_dim: int = 4, seed: int = 0) -> Encoder:
-    """Every weight random, biases and norms too, so that no mix-up can hide."""
+def random_encoder(layers: tuple[LayerSpec, ...] = UNEVEN, head_dim: int = 4, seed: int = 0, **rest) -> Encoder:
+    """Every weight random, biases and norms too, so that no mix-up can hide. rest: of EncoderShape."""
     torch.manual_seed(seed)
-    net = Encoder(EncoderShape(48, head_dim, 211, 40, 2, 5, layers)).eval()
+    net = Encoder(EncoderShape(48, head_dim, 211, 40, 2, 5, layers, **rest)).eval()
     with torch.no_grad():
         for name, parameter in net.named_parameters():
             parameter.normal_(std=0.25)
@@ -95,6 +95,47 @@ def test_fp32_file_equals_torch_for_every_mask_and_length(tmp_path, layers):
             for name, mask in masks(ids, interior).items():
                 expected = truth(net, ids, mask)
                 assert np.abs(run(path, ids, mask) - expected).max() <= 1e-5, (name, length, batch)
+
+
+VARIANTS = {
+    "relu head": dict(head_activation="relu"),
+    "gelu head, narrow embeddings": dict(head_activation="gelu", embedding=20),
+    "wide embeddings": dict(embedding=64),
+    "every token": dict(head="tokens"),
+    "every token, narrow embeddings": dict(head="tokens", embedding=20),
+}
+
+
+@pytest.mark.parametrize("layers", [UNEVEN, SHAPES["one layer"]], ids=["uneven", "one layer"])
+@pytest.mark.parametrize("rest", VARIANTS.values(), ids=VARIANTS)
+def test_every_head_and_projection_equals_torch(tmp_path, rest, layers):
+    net = random_encoder(layers, **rest)
+    path = export_onnx(net, tmp_path / "m.onnx", INPUTS, Precision.uniform("fp32", len(layers))).path
+    for length in (1, 7, MAX_LENGTH):
+        ids, interior, _ = random_batch(3, length, seed=length)
+        for name, mask in masks(ids, interior).items():
+            found, expected = run(path, ids, mask), truth(net, ids, mask)
+            assert found.shape == expected.shape == ((3, length, 5) if net.pooler is None else (3, 5))
+            assert np.abs(found - expected).max() <= 1e-5, (name, length)
+    dims = onnx.load(path).graph.output[0].type.tensor_type.shape.dim
+    answers = ["batch", "length"] if net.pooler is None else ["batch"]
+    assert [dim.dim_param or dim.dim_value for dim in dims] == [*answers, 5]
+
+
+@pytest.mark.parametrize("rest", VARIANTS.values(), ids=VARIANTS)
+def test_every_head_and_projection_is_close_in_int8_and_mixed(tmp_path, rest):
+    net = random_encoder(**rest)
+    mixed = Precision((LayerPrecision("fp32", "int8"), LayerPrecision("int8", "fp32"), LayerPrecision()), head="fp32")
+    for precision in (Precision.uniform("int8", 3), mixed):
+        artifact = export_onnx(net, tmp_path / f"{precision.name}.onnx", INPUTS, precision)
+        pairs = [random_batch(1, 16, seed)[:2] for seed in range(20)]
+        found = np.concatenate([run(artifact.path, *pair) for pair in pairs])
+        expected = np.concatenate([truth(net, *pair) for pair in pairs])
+        spread = expected - expected.mean(axis=0)
+        assert 0 < np.linalg.norm(found - expected) / np.linalg.norm(spread) <= 0.20  # twice what most of them show
+        stored = initialisers(artifact.path)
+        assert ("projection.weight_int8" in stored) == (net.projection is not None)
+        assert ("classifier.weight_int8" in stored) == (precision.name == "int8")
 
 
 def test_token_types_are_an_input_only_where_asked(tmp_path):
@@ -181,8 +222,11 @@ def test_the_file_is_standard_onnx_with_dynamic_axes_and_metadata(tmp_path):
     assert initialisers(path)["position.weight"].shape == (MAX_LENGTH, 1, 48)
 
 
-def test_onnxruntime_fuses_every_8_bit_product(tmp_path):
-    net = random_encoder()
+@pytest.mark.parametrize(("rest", "products", "shared"), [
+    ({}, 6 * 3 + 2, 2),  # inputs quantised apart: one per layer but the last, for query, key and value
+    (dict(head="tokens", embedding=20), 6 * 3 + 2, 3)], ids=["sequence", "every token, projected"])
+def test_onnxruntime_fuses_every_8_bit_product(tmp_path, rest, products, shared):
+    net = random_encoder(**rest)
     path = export_onnx(net, tmp_path / "m.onnx", INPUTS, Precision.uniform("int8", 3)).path
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
@@ -190,8 +234,8 @@ def test_onnxruntime_fuses_every_8_bit_product(tmp_path):
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     assert "MatMulInteger" not in kinds
-    assert kinds.count("DynamicQuantizeMatMul") + kinds.count("MatMulIntegerToFloat") == 6 * 3 + 2
-    assert kinds.count("DynamicQuantizeLinear") == 2  # one per layer but the last, for query, key and value
+    assert kinds.count("DynamicQuantizeMatMul") + kinds.count("MatMulIntegerToFloat") == products
+    assert kinds.count("DynamicQuantizeLinear") == shared
 
 
 def test_longer_input_than_the_file_takes_is_an_error_not_an_answer(tmp_path):
@@ -264,7 +308,7 @@ def test_real_checkpoint_equals_torch(tmp_path):
         if f"{name}.weight" in stored:
             module.load_state_dict({key: stored[f"{name}.{key}"] for key in module.state_dict()})
 
-    for ours, theirs in BERT.outer.items():
+    for ours, theirs in (BERT.outer | BERT.head("single_label_classification")).items():
         fill(getattr(net, ours), theirs)
     for index, layer in enumerate(net.layers):
         for ours, theirs in BERT.layer.items():

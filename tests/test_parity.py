@@ -149,6 +149,55 @@ def test_logits_of_keeps_the_order_of_rows(tmp_path):
         logits_of(int8, np.ones((1, 30), np.int32), np.ones((1, 30), np.int32))
 
 
+TOKENS = random_encoder(head="tokens")
+
+
+@pytest.mark.parametrize("precision", ("fp32", "int8"))
+def test_logits_of_every_token_are_compared_on_the_real_ones(tmp_path, precision):
+    artifact = export(tmp_path, precision, TOKENS)
+    checks = check_logits(artifact, TOKENS, *real_rows())
+    assert len(checks) == 6 and all(check.ok for check in checks), checks
+    assert checks[0].rows == 8 and checks[3].rows == 7 * 8
+    name = "layers.2.value.weight" + ("_int8" if precision == "int8" else "")
+    assert "logits, right padding" in failed(edit(artifact, **{name: lambda w: w[::-1].copy()}), TOKENS)
+
+
+def test_a_fault_in_padding_alone_is_none_and_one_in_late_tokens_alone_is_found(tmp_path):
+    """Positions beyond the shortest rows are wrong: only tokens that use them show it."""
+    artifact = export(tmp_path, net=TOKENS)
+    ids, mask = real_rows()
+    assert all(check.ok for check in check_logits(artifact, TOKENS, ids, mask))
+
+    def spoilt(table):
+        table = table.copy()
+        table[6:] *= 2
+        return table
+
+    broken = edit(artifact, **{"position.weight": spoilt})
+    short = (np.arange(ids.shape[1])[None] < 5) * mask
+    checks = {check.name: check.ok for check in check_logits(broken, TOKENS, ids * short, short)}
+    assert checks["logits, right padding"] and not checks["logits, left padding"]
+    assert "logits, right padding" in failed(broken, TOKENS)
+
+
+def test_token_files_that_answer_zeros_or_a_constant_are_found(tmp_path):
+    nothing = {"classifier.weight": np.zeros_like, "classifier.bias": np.zeros_like}
+    assert "logits vary" in failed(edit(export(tmp_path, net=TOKENS), **nothing), TOKENS)
+    assert "logits vary" in failed(edit(export(tmp_path, net=TOKENS), **{"classifier.weight": np.zeros_like}), TOKENS)
+
+
+@pytest.mark.parametrize("precision", ("fp32", "int8"))
+def test_logits_of_every_token_keep_rows_and_tokens_in_order_and_padding_at_zero(tmp_path, precision):
+    ids, mask = real_rows(40, 20)
+    found, expected = logits_of(export(tmp_path, precision, TOKENS), ids, mask), truth(TOKENS, ids, mask)
+    assert found.shape == (40, 20, 5) and found.dtype == np.float32
+    assert not found[mask == 0].any() and (found[mask == 1] != 0).any(axis=-1).all()
+    if precision == "fp32":
+        assert np.abs(found - expected)[mask == 1].max() <= 1e-5
+    else:
+        assert relative_rmse(found[mask == 1], expected[mask == 1]) <= 0.1
+
+
 def test_relative_rmse_ignores_what_all_rows_share():
     truth = np.array([[1.0, -1.0], [-1.0, 1.0]])
     assert relative_rmse(truth + 0.1, truth) == pytest.approx(0.1)

@@ -11,7 +11,7 @@ import pytest
 
 from edgebert.cost import Estimate
 from edgebert.device import Budget, Cluster, DeviceProfile
-from edgebert.evidence import Evidence, FileEvidence, FrontPoint, ModelEvidence, ParityRow, Score, Timing
+from edgebert.evidence import Evidence, Example, FileEvidence, FrontPoint, ModelEvidence, ParityRow, Score, Timing
 from edgebert.knapsack import Bound
 from edgebert.plan import CompressionPlan
 from edgebert.report import (
@@ -79,12 +79,12 @@ def build_files(formats: tuple[str, ...] = ("onnx", "tflite"), both_precisions: 
 
 
 def build_evidence(files: tuple[FileEvidence, ...] | None = None, labels: int = 7, host_is_target: bool = False,
-                   examples: tuple[tuple[str, str], ...] | None = None, front: bool = True) -> Evidence:
+                   examples: tuple[Example, ...] | None = None, front: bool = True) -> Evidence:
     names = (*(f"Intent{i:03d}" for i in range(labels - 1)), "<i>Evil</i>")
     points = [FrontPoint(2.4 + 1.45 * i, 2.41 * 0.615 ** i, 6.2 + 1.4 * i, f"{3 + i}x{200 + 90 * i} " * 5, i == 5)
               for i in range(11)]
     return Evidence(
-        task="made-up-intents", metric="accuracy", labels=names, length=64,
+        task="made-up-intents", kind="single_label_classification", metric="accuracy", labels=names, length=64,
         notes=("12 rows of test also stand in train",),
         models=tuple(ModelEvidence(role, SOURCE if role == "teacher" else build_plan().shape, params, macs, dev, test)
                      for role, params, macs, dev, test in (
@@ -108,7 +108,8 @@ def build_evidence(files: tuple[FileEvidence, ...] | None = None, labels: int = 
                  "error tables": 48.2, "search": 0.62, "recover by distillation": 134.0,
                  "export the student, onnx mixed": 4.4, "export the student, tflite mixed": 22.9,
                  "time the files on this machine": 13.2},
-        examples=(("play some jazz by <artist>", "Intent003"), (EVIL, "<i>Evil</i>"), ("a" * 5000, "Intent001"))
+        examples=(Example("play some jazz by <artist>", None, "Intent003"), Example(EVIL, None, "<i>Evil</i>"),
+                  Example("a" * 5000, None, "Intent001"))
         if examples is None else examples)
 
 
@@ -321,7 +322,8 @@ def test_readme_fences_cannot_be_closed_from_outside():
     from dataclasses import replace
 
     nasty = "x\n```\n# not a heading | <b> \U0001f600"
-    evidence = replace(build_evidence(examples=((nasty, "a"),)), task="a`b|c", host={"cpu_model": "one | two"})
+    examples = (Example(nasty, None, "a"),)
+    evidence = replace(build_evidence(examples=examples), task="a`b|c", host={"cpu_model": "one | two"})
     text = render_bundle_readme(evidence, build_plan(), None, nasty)
     assert text.startswith("# ``") and "`one \\| two`" in text
     outside = re.sub(r"^(`{3,})[^`\n]*\n.*?^\1$", "", text, flags=re.S | re.M)

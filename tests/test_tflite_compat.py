@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ if importlib.util.find_spec("litert_torch") is None:
     pytest.skip("install the tflite extra to test the TFLite exporter", allow_module_level=True)
 
 SHAPE = EncoderShape(48, 12, 500, 24, 2, 5, (LayerSpec(1, 37), LayerSpec(4, 130), LayerSpec(3, 61)))
+TOKENS = replace(SHAPE, head="tokens", embedding=20)
 LENGTHS = (8, 16)
 RUN = """
 import sys
@@ -76,30 +78,38 @@ def results(python214, tmp_path_factory) -> dict[str, tuple[np.ndarray, np.ndarr
     """File name -> (logits of tflite-runtime 2.14.0, logits of torch), both [n, labels]."""
     from tests.test_tflite_export import build, masks
 
-    folder, net = tmp_path_factory.mktemp("compat"), build(SHAPE)
+    folder, nets = tmp_path_factory.mktemp("compat"), {"": build(SHAPE), "_tokens": build(TOKENS)}
     layers = (LayerPrecision("int8", "fp32"), LayerPrecision("fp32", "int8"), LayerPrecision())
     mixed = Precision(layers, head="fp32")
     wanted = {"compat": (Precision.uniform("int8", 3), "2.14"), "compat_mixed": (mixed, "2.14"),
               "dynamic": (Precision.uniform("int8", 3), None)}
-    model = convert_tflite(net, InputSpec(LENGTHS), {"made": "by a test"})
-    paths = [write_tflite(model, folder / f"{name}.tflite", precision, compat).path
-             for name, (precision, compat) in wanted.items()]
-    random, feeds, truth = np.random.default_rng(1), {}, {}
+    paths = {}
+    for ending, net in nets.items():
+        model = convert_tflite(net, InputSpec(LENGTHS), {"made": "by a test"})
+        paths |= {write_tflite(model, folder / f"{name}{ending}.tflite", precision, compat).path: net
+                  for name, (precision, compat) in wanted.items()}
+    random, feeds = np.random.default_rng(1), {}
     for length in LENGTHS:
         mask = np.concatenate(list(masks(length).values()) * 3)
         ids = random.integers(0, SHAPE.vocab, mask.shape).astype(np.int32)
         feeds[f"ids_seq_{length}"], feeds[f"mask_seq_{length}"] = ids, mask
-        with torch.no_grad():
-            truth[length] = net(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
     np.savez(folder / "feeds.npz", **feeds)
     subprocess.run([python214, "-c", RUN, folder / "feeds.npz", folder / "logits.npz", *paths], check=True,
                    capture_output=True)
     logits = np.load(folder / "logits.npz")
-    return {path.stem: (np.concatenate([logits[f"{path}:seq_{length}"] for length in LENGTHS]),
-                        np.concatenate([truth[length] for length in LENGTHS])) for path in paths}
+
+    def truth(net: torch.nn.Module, length: int) -> np.ndarray:
+        with torch.no_grad():
+            return net(*(torch.from_numpy(feeds[f"{name}_seq_{length}"]) for name in ("ids", "mask"))).numpy()
+
+    def flat(parts: list[np.ndarray]) -> np.ndarray:
+        return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts])
+
+    return {path.stem: (flat([logits[f"{path}:seq_{length}"] for length in LENGTHS]),
+                        flat([truth(net, length) for length in LENGTHS])) for path, net in paths.items()}
 
 
-@pytest.mark.parametrize("name", ["compat", "compat_mixed"])
+@pytest.mark.parametrize("name", ["compat", "compat_mixed", "compat_tokens", "compat_mixed_tokens"])
 def test_compat_files_are_right_in_tflite_runtime_214(results, name):
     got, wanted = results[name]
     rmse = np.sqrt(((got - wanted) ** 2).mean()) / wanted.std()

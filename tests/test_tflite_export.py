@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,9 @@ VOCABULARY = 10_000  # large enough for the word embedding to outweigh the opera
 UNEVEN = EncoderShape(48, 12, VOCABULARY, 24, 2, 5, (LayerSpec(1, 37), LayerSpec(4, 130), LayerSpec(3, 61)))
 ONE_LAYER = EncoderShape(48, 16, 300, 24, 2, 2, (LayerSpec(3, 53),))
 ODD = EncoderShape(45, 16, 300, 24, 2, 1, (LayerSpec(2, 7), LayerSpec(1, 9)))
+TOKENS = replace(UNEVEN, vocab=300, head="tokens", embedding=20)
+SEQUENCE = replace(ONE_LAYER, head_activation="relu", embedding=20)
+GELU = replace(ONE_LAYER, head_activation="gelu", embedding=20)
 MIXED = Precision((LayerPrecision("fp32", "int8"), LayerPrecision("int8", "fp32"), LayerPrecision()),
                   head="fp32")
 INT8_RMSE = 0.06
@@ -86,7 +89,7 @@ def masks(length: int) -> dict[str, np.ndarray]:
 
 
 def compare(made: Made, rows: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """(file, torch) logits [n, labels] over every length, every kind of mask and `rows` random texts."""
+    """(file, torch) logits [n, labels] over every length, every kind of mask and `rows` random texts, padding too."""
     session, random, pairs = open_model(made.path), np.random.default_rng(0), []
     for length in made.artifact.inputs.lengths:
         for mask in masks(length).values():
@@ -98,7 +101,10 @@ def compare(made: Made, rows: int = 4) -> tuple[np.ndarray, np.ndarray]:
                 with torch.no_grad():
                     wanted = made.net(**{name: torch.from_numpy(value) for name, value in feeds.items()})
                 pairs.append((session.run(feeds)["logits"], wanted.numpy()))
-    return np.concatenate([got for got, _ in pairs]), np.concatenate([wanted for _, wanted in pairs])
+    assert all(got.shape == wanted.shape for got, wanted in pairs)
+    labels = made.net.shape.labels
+    return (np.concatenate([got.reshape(-1, labels) for got, _ in pairs]),
+            np.concatenate([wanted.reshape(-1, labels) for _, wanted in pairs]))
 
 
 def relative_rmse(got: np.ndarray, wanted: np.ndarray) -> float:
@@ -134,6 +140,10 @@ def weights(path: Path) -> dict[str, list]:
     pytest.param(UNEVEN, (8, 16), False, id="uneven"),
     pytest.param(ONE_LAYER, (9,), True, id="one layer with token types"),
     pytest.param(ODD, (8,), False, id="odd widths, one label"),
+    pytest.param(TOKENS, (8, 16), False, id="every token, projected"),
+    pytest.param(SEQUENCE, (8,), False, id="relu head, projected"),
+    pytest.param(GELU, (8,), True, id="gelu head, projected, with token types"),
+    pytest.param(replace(ODD, head="tokens"), (8,), False, id="every token, odd widths, one label"),
 ])
 def test_float_file_equals_torch(make, shape, lengths, types):
     got, wanted = compare(make(shape, "fp32", lengths, types))
@@ -145,6 +155,30 @@ def test_float_file_equals_torch(make, shape, lengths, types):
 def test_int8_file_is_close_to_torch(make, precision):
     got, wanted = compare(make(UNEVEN, precision))
     assert 1e-4 < relative_rmse(got, wanted) < INT8_RMSE
+
+
+@pytest.mark.parametrize(("shape", "lengths", "types"), [
+    (TOKENS, (8, 16), False), (SEQUENCE, (8,), False), (GELU, (8,), True)], ids=["tokens", "relu", "gelu"])
+def test_int8_files_of_every_head_are_close_to_torch(make, shape, lengths, types):
+    from ai_edge_litert import schema_py_generated as schema
+
+    made = make(shape, "int8", lengths, types)
+    got, wanted = compare(made)
+    assert 1e-4 < relative_rmse(got, wanted) < INT8_RMSE
+    found = weights(made.path)
+    scopes = {scope for scope in found if scope in ("embedding", "projection", "head") or scope.startswith("layer_")}
+    assert all(tensor.type == schema.TensorType.INT8 for scope in scopes for tensor in found[scope])
+    assert len(found["projection"]) == 1 and len(found["head"]) == (1 if shape.head == "tokens" else 2)
+
+
+def test_the_projection_has_the_precision_of_the_embedding(make):
+    from ai_edge_litert import schema_py_generated as schema
+
+    for embedding, expected in (("int8", schema.TensorType.INT8), ("fp32", schema.TensorType.FLOAT32)):
+        precision = Precision((LayerPrecision(),) * 3, embedding=embedding)
+        found = weights(make(TOKENS, precision).path)
+        assert {tensor.type for scope in ("projection", "embedding") for tensor in found[scope]} == {expected}
+        assert {tensor.type for tensor in found["head"]} == {schema.TensorType.INT8}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

@@ -21,6 +21,7 @@ from edgebert.tokenization import (
     summarise_lengths,
     write_tokenizer,
 )
+from tests.conftest import family_tokenizer
 
 FIELDS = ("input_ids", "attention_mask", "token_type_ids")
 
@@ -67,6 +68,33 @@ def test_ids_equal_transformers(folders, name):
     whole = theirs(list(PROBE_TEXTS), list(backwards))["input_ids"] if name != "demo" else None
     if whole is not None:
         assert lengths(ours, PROBE_TEXTS, backwards).tolist() == [len(ids) for ids in whole]
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta"])
+def test_ids_of_each_family_s_tokenizer_equal_transformers(tmp_path, family):
+    """WordPiece, byte-level BPE and Unigram, single texts and pairs, the last with the family's own separators."""
+    from transformers import AutoTokenizer
+
+    family_tokenizer(family).save_pretrained(tmp_path)
+    theirs, ours = AutoTokenizer.from_pretrained(tmp_path), load_tokenizer(tmp_path)
+    for pairs in (None, PROBE_TEXTS[::-1]):
+        for max_length in (5, 7, 32, 512):
+            truth = theirs(list(PROBE_TEXTS), pairs and list(pairs), truncation=True, max_length=max_length,
+                           padding="longest")
+            made = encode(ours, PROBE_TEXTS, pairs, max_length)
+            for field in FIELDS:
+                expected = truth.get(field, np.zeros_like(made.input_ids).tolist())  # RoBERTa has no token types
+                assert getattr(made, field).tolist() == expected, (field, max_length)
+    again = load_tokenizer(write_tokenizer(tmp_path, tmp_path / "copy")[0].parent)
+    assert (encode(again, PROBE_TEXTS).input_ids == encode(ours, PROBE_TEXTS).input_ids).all()
+
+
+def test_a_byte_level_tokenizer_that_its_config_contradicts_is_refused(tmp_path):
+    family_tokenizer("roberta").save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "add_prefix_space": True}))
+    with pytest.raises(UsageError, match=r"has add_prefix_space=False but tokenizer_config\.json .* means True"):
+        load_tokenizer(tmp_path)
 
 
 def test_probe_texts_are_hard(folders):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 import torch.nn.functional as F
 
 from edgebert.compress.subnet import extract
 from edgebert.spec import LayerSpec, SubnetSpec, kept_indices
-from edgebert.train import loop
 from edgebert.train.batches import in_order, shuffled, steps_per_epoch
-from edgebert.train.loop import Schedule, optimise
+from edgebert.train.loop import Schedule
 from edgebert.train.losses import hidden_mse, soft_cross_entropy
+from edgebert.train.objectives import OBJECTIVES
 from edgebert.train.recover import layer_map, recover
 from edgebert.train.teacher import fine_tune, logits_of
 from tests.conftest import random_net, random_rows
+
+SINGLE = OBJECTIVES["single_label_classification"]
 
 
 def test_batches_hold_every_row_once_and_little_padding(shape):
@@ -29,15 +30,6 @@ def test_batches_hold_every_row_once_and_little_padding(shape):
             assert np.array_equal(batch.mask.numpy(), rows.mask[batch.index][:, : batch.mask.shape[1]])
     assert [b.index.tolist() for b in shuffled(rows, 16, 3)] == [b.index.tolist() for b in shuffled(rows, 16, 3)]
     assert [b.index.tolist() for b in shuffled(rows, 16, 3)] != [b.index.tolist() for b in shuffled(rows, 16, 4)]
-
-
-def test_learning_rate_rises_then_falls_to_zero(rows):
-    schedule = Schedule(epochs=5, learning_rate=1.0, batch_size=6, warmup=0.25)
-    steps = schedule.steps(rows)
-    rates = [schedule.rate(step, steps) for step in range(steps)]
-    assert steps == 20 and max(rates) == rates[4] == 1.0
-    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
-    assert rates[5:] == pytest.approx([k / 15 for k in range(15, 0, -1)])
 
 
 def test_soft_cross_entropy_is_kl_plus_entropy():
@@ -72,7 +64,8 @@ def test_recovery_brings_the_student_nearer_to_the_teacher(shape):
     truth = logits_of(teacher, rows)
     before = np.abs(logits_of(student, rows) - truth).mean()
     weights = {name: value.clone() for name, value in teacher.state_dict().items()}
-    recover(student, teacher, subnet.kept, rows, Schedule(epochs=12, learning_rate=2e-3, batch_size=16))
+    recover(student, teacher, subnet.kept, rows, Schedule(epochs=12, learning_rate=2e-3, batch_size=16),
+            SINGLE)
     assert np.abs(logits_of(student, rows) - truth).mean() < 0.6 * before
     assert not student.training
     assert all(torch.equal(weights[name], value) for name, value in teacher.state_dict().items())
@@ -80,41 +73,5 @@ def test_recovery_brings_the_student_nearer_to_the_teacher(shape):
 
 def test_fine_tuning_learns_the_labels(shape):
     rows = random_rows(shape, 48, 8)
-    net = fine_tune(random_net(shape), rows, Schedule(epochs=80, learning_rate=1e-3, batch_size=16))
+    net = fine_tune(random_net(shape), rows, Schedule(epochs=80, learning_rate=1e-3, batch_size=16), SINGLE)
     assert (logits_of(net, rows).argmax(1) == rows.labels).mean() > 0.9
-
-
-def test_a_killed_run_that_goes_on_ends_where_an_undisturbed_one_does(shape, tmp_path, monkeypatch):
-    """Dropout is on, so that the random numbers of each step must be right too."""
-    monkeypatch.setattr(loop, "SAVE_EVERY", 3)
-    rows, schedule = random_rows(shape, 40, 8), Schedule(epochs=2, learning_rate=1e-3, batch_size=8)
-
-    def train(net, state=None, stop_at=None):
-        seen = []
-
-        def loss(batch):
-            if stop_at is not None and len(seen) == stop_at:
-                raise KeyboardInterrupt
-            seen.append(1)
-            return F.cross_entropy(net(*batch.inputs).float(), batch.labels)
-
-        optimise(net, rows, loss, schedule, state=state)
-        return net, len(seen)
-
-    whole, _ = train(random_net(shape))
-    state = tmp_path / "state.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        train(random_net(shape), state, stop_at=7)
-    resumed, steps = train(random_net(shape, seed=99), state)
-    assert steps == 10 - 6, "goes on from the state saved after step 6"
-    for name, value in whole.state_dict().items():
-        torch.testing.assert_close(resumed.state_dict()[name], value, atol=1e-6, rtol=1e-5)
-    assert not state.exists() and not list(tmp_path.iterdir())
-
-
-def test_part_of_an_epoch_is_that_many_steps(shape):
-    rows, ticks = random_rows(shape, 40, 8), []
-    net = random_net(shape)
-    optimise(net, rows, lambda batch: F.cross_entropy(net(*batch.inputs).float(), batch.labels),
-             Schedule(epochs=1.6, learning_rate=1e-3, batch_size=8), ticks.append)
-    assert sum(ticks) == 8

@@ -1,8 +1,8 @@
 """What each single cut costs: the table the search adds up.
 
 For every layer and every option (heads kept, neurons kept, the layer left out, int8 in a block) the whole model is run
-with that one cut on training rows, and the mean KL divergence of its answer from the whole model's is written down.
-Layers below a cut are not recomputed.
+with that one cut on training rows, and the mean divergence of its answer from the whole model's is written down (the KL
+divergence, or the squared error of a regression). Layers below a cut are not recomputed.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgebert.compress.importance import Importance
 from edgebert.modeling import Encoder, Layer, LayerMask
 from edgebert.tables import ErrorTables, LayerErrors, ffn_levels, head_levels
 from edgebert.train.batches import Batch, Rows, in_order
+from edgebert.train.objectives import Objective
 
 
 def fake_int8(values: Tensor, per_row: bool) -> Tensor:
@@ -42,22 +42,21 @@ def int8_layer(layer: Layer, names: tuple[str, ...]) -> Layer:
 class _Prefixes:
     """Hidden states of the whole model on the measuring rows, so that a cut in layer i starts at layer i."""
 
-    def __init__(self, net: Encoder, batches: list[Batch]) -> None:
-        self.net, self.batches = net, batches
+    def __init__(self, net: Encoder, batches: list[Batch], objective: Objective) -> None:
+        self.net, self.batches, self.objective = net, batches, objective
         traces = [net.trace(*batch.inputs) for batch in batches]
         self.hidden = [hidden for _, hidden in traces]
-        self.answers = [F.log_softmax(logits, -1) for logits, _ in traces]
+        self.answers = [logits for logits, _ in traces]
         self.biases = [net.attention_bias(batch.mask) for batch in batches]
         self.rows = sum(len(batch.labels) for batch in batches)
 
     def divergence(self, start: int, states: list[Tensor]) -> float:
-        """Mean KL of the answer that layers `start`.. make of `states`, from the whole model's."""
+        """Mean divergence of the answer that layers `start`.. make of `states`, from the whole model's."""
         total = 0.0
-        for x, bias, answer in zip(states, self.biases, self.answers, strict=True):
+        for x, bias, answer, batch in zip(states, self.biases, self.answers, self.batches, strict=True):
             for layer in self.net.layers[start:]:
                 x = layer(x, bias)
-            cut = F.log_softmax(self.net.classify(x), -1)
-            total += float((answer.exp() * (answer - cut)).sum())
+            total += float(self.objective.divergence(self.net.classify(x), answer, batch).sum())
         return max(0.0, total / self.rows)
 
     def cut(self, index: int, layer: Layer, mask: LayerMask | None = None) -> float:
@@ -88,11 +87,11 @@ def count_cuts(net: Encoder) -> int:
 
 
 @torch.no_grad()
-def measure_errors(net: Encoder, rows: Rows, scores: Importance, model_sha256: str, data_sha256: str,
-                   tick: Callable[[int], None] = lambda cuts: None) -> ErrorTables:
+def measure_errors(net: Encoder, rows: Rows, scores: Importance, objective: Objective, model_sha256: str,
+                   data_sha256: str, tick: Callable[[int], None] = lambda cuts: None) -> ErrorTables:
     """Runs every single cut on `rows`. tick is called after each of the `count_cuts(net)` cuts."""
     net.eval()
-    base = _Prefixes(net, list(in_order(rows, 64)))
+    base = _Prefixes(net, list(in_order(rows, 64)), objective)
     head_order, neuron_order = scores.order()
     tables = []
     for i, layer in enumerate(net.layers):
@@ -112,7 +111,7 @@ def measure_errors(net: Encoder, rows: Rows, scores: Importance, model_sha256: s
         tick(1)
     embedding = _embedding_error(base)
     tick(1)
-    return ErrorTables(net.shape, "kl", scores.criterion, tuple(tables), embedding, head_order, neuron_order,
+    return ErrorTables(net.shape, objective.error, scores.criterion, tuple(tables), embedding, head_order, neuron_order,
                        len(rows), rows.ids.shape[1], model_sha256, data_sha256)
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from edgebert.errors import UsageError
 from edgebert.modeling import Encoder, LayerMask
 from edgebert.train.batches import Batch
+from edgebert.train.objectives import Objective
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ def taylor(gradient: torch.Tensor) -> torch.Tensor:
 CRITERIA: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"fisher": fisher, "taylor": taylor}
 
 
-def importance(net: Encoder, batches: Iterable[Batch], criterion: str = "fisher",
+def importance(net: Encoder, batches: Iterable[Batch], objective: Objective, criterion: str = "fisher",
                tick: Callable[[int], None] = lambda rows: None) -> Importance:
-    """Scores from the cross-entropy to the rows' labels. tick is called with the rows done after each batch.
+    """Scores from the objective's loss to the rows' labels. tick is called with the rows done after each batch.
     Raises UsageError for an unknown criterion, for no batches, and for scores that are not finite."""
     if criterion not in CRITERIA:
         raise UsageError(f"unknown importance criterion '{criterion}', choose from {', '.join(CRITERIA)}")
@@ -65,7 +65,7 @@ def importance(net: Encoder, batches: Iterable[Batch], criterion: str = "fisher"
                            neurons=torch.ones(size, len(n), requires_grad=True)) for h, n in zip(heads, neurons)]
         with torch.enable_grad():
             logits, _ = net.trace(*batch.inputs, masks=masks)
-            loss = F.cross_entropy(logits, batch.labels, reduction="sum")
+            loss = objective.hard(logits, batch).sum()
         gradients = torch.autograd.grad(loss, [t for m in masks for t in (m.heads, m.neurons)])
         for i in range(len(masks)):
             heads[i] += CRITERIA[criterion](gradients[2 * i])

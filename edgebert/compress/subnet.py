@@ -43,8 +43,9 @@ def extract(net: Encoder, subnet: SubnetSpec, heads: Indices, neurons: Indices) 
     if widths != [(layer.heads, layer.ffn) for layer in subnet.layers]:
         raise UsageError(f"kept indices have widths {widths}, the subnet asks for {subnet.to_json()['layers']}")
     small = Encoder(subnet.shape(net.shape), net.eps, net.dropout)
-    for name in ("word", "position", "token_type", "embedding_norm", "pooler", "classifier"):
-        getattr(small, name).load_state_dict(getattr(net, name).state_dict())
+    for name, part in net.named_children():
+        if name != "layers":
+            getattr(small, name).load_state_dict(part.state_dict())
     for j, i in enumerate(subnet.kept):
         _copy_layer(small.layers[j], net.layers[i], heads[j], neurons[j])
     return small.eval()

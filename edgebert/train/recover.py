@@ -9,8 +9,10 @@ import torch
 
 from edgebert.modeling import Encoder
 from edgebert.train.batches import Rows
-from edgebert.train.loop import Schedule, optimise
-from edgebert.train.losses import hidden_mse, soft_cross_entropy
+from edgebert.train.device import on_device
+from edgebert.train.loop import Schedule, backward_of, optimise
+from edgebert.train.losses import hidden_mse
+from edgebert.train.objectives import Objective
 
 
 def layer_map(kept: tuple[int, ...], layers: int) -> tuple[int, ...]:
@@ -20,14 +22,14 @@ def layer_map(kept: tuple[int, ...], layers: int) -> tuple[int, ...]:
 
 
 def recover(student: Encoder, teacher: Encoder, kept: tuple[int, ...], rows: Rows, schedule: Schedule,
-            hidden_weight: float = 1.0, tick: Callable[[int], None] = lambda steps: None,
+            objective: Objective, hidden_weight: float = 1.0, tick: Callable[[int], None] = lambda steps: None,
             state: Path | None = None) -> Encoder:
     """Trains `student` in place by distillation from `teacher`, without labels, and returns it.
 
     Without dropout, and with the word embedding as the teacher has it: it holds most of the parameters, is not cut,
     and rows of words that are rare in the task would only drift.
 
-    Loss: soft cross-entropy + hidden_weight x hidden MSE over embeddings and mapped layers (DynaBERT, Hou et al.
+    Loss: the objective's soft loss + hidden_weight x hidden MSE over embeddings and mapped layers (DynaBERT, Hou et al.
     2020, section 2.2).
     """
     teacher.eval()
@@ -41,10 +43,11 @@ def recover(student: Encoder, teacher: Encoder, kept: tuple[int, ...], rows: Row
         logits, hidden = student.trace(*batch.inputs)
         distance = hidden_mse([h.float() for h in hidden], [target[0].float(), *(target[i].float() for i in states)],
                               batch.mask)
-        return soft_cross_entropy(logits.float(), answer.float()) + hidden_weight * distance
+        return objective.soft(logits.float(), answer.float(), batch).mean() + hidden_weight * distance
 
     try:
-        optimise(student, rows, loss, schedule, tick, state)
+        with on_device(student, teacher):
+            optimise(student, rows, backward_of(loss, schedule.precision), schedule, tick, state)
     finally:
         student.dropout = dropout
         student.word.requires_grad_(True)

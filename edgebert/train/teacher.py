@@ -7,29 +7,47 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 
 from edgebert.modeling import Encoder
-from edgebert.train.batches import Rows, in_order
-from edgebert.train.loop import Schedule, optimise
+from edgebert.train.batches import Batch, Rows, in_order
+from edgebert.train.device import moved, on_device
+from edgebert.train.loop import Schedule, backward_of, optimise
+from edgebert.train.objectives import Objective
 
 
-def fine_tune(net: Encoder, rows: Rows, schedule: Schedule, tick: Callable[[int], None] = lambda steps: None,
-              state: Path | None = None) -> Encoder:
+def fine_tune(net: Encoder, rows: Rows, schedule: Schedule, objective: Objective,
+              tick: Callable[[int], None] = lambda steps: None, state: Path | None = None) -> Encoder:
     """Trains `net` in place on the rows' labels (Devlin et al. 2019, section 3.2) and returns it."""
     def loss(batch):
-        return F.cross_entropy(net(*batch.inputs).float(), batch.labels)
+        return objective.hard(net(*batch.inputs).float(), batch).mean()
 
-    optimise(net, rows, loss, schedule, tick, state)
+    with on_device(net):
+        optimise(net, rows, backward_of(loss, schedule.precision), schedule, tick, state)
     return net
 
 
-@torch.no_grad()
 def logits_of(net: Encoder, rows: Rows, tick: Callable[[int], None] = lambda rows: None) -> np.ndarray:
-    """float32 [N, labels], in the rows' order."""
+    """float32 [N, labels], or [N, L, labels] of a network that answers for every token, 0 beyond the padding that a
+    batch was cut to; in the rows' order."""
     net.eval()
-    out = np.zeros((len(rows), net.classifier.out_features), np.float32)
+    home = net.word.weight.device
+    return answers_to(rows, lambda batch: net(*moved(batch, home).inputs), tick)
+
+
+@torch.no_grad()
+def answers_to(rows: Rows, answer: Callable[[Batch], Tensor],
+               tick: Callable[[int], None] = lambda rows: None) -> np.ndarray:
+    """As `logits_of`, of whatever answers a batch."""
+    out = np.zeros(0, np.float32)
     for batch in in_order(rows, 64):
-        out[batch.index.numpy()] = net(*batch.inputs).numpy()
-        tick(len(batch.labels))
+        logits = answer(batch).float().cpu().numpy()
+        if not len(out):
+            per_token = rows.ids.shape[1:] if logits.ndim == 3 else ()
+            out = np.zeros((len(rows), *per_token, logits.shape[-1]), np.float32)
+        if logits.ndim == 3:
+            out[batch.index.numpy(), : logits.shape[1]] = logits
+        else:
+            out[batch.index.numpy()] = logits
+        tick(len(batch.index))
     return out
