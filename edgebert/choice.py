@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from edgebert import cost
 from edgebert.device import Budget, DeviceProfile
 from edgebert.errors import AccuracyError
 from edgebert.plan import CompressionPlan
-from edgebert.search import search
+from edgebert.search import Infeasible, search
 from edgebert.spec import input_lengths
 from edgebert.tables import ErrorTables
 
@@ -36,6 +37,24 @@ def _fits_everywhere(plan: CompressionPlan, profile: DeviceProfile, budget: Budg
         if budget.exceeded(own.tail_ms, own.memory_mb, own.file_bytes / cost.MB):
             return False
     return True
+
+
+def candidates(tables: ErrorTables, depths: Sequence[tuple[int, ...]], profile: DeviceProfile, budget: Budget,
+               runtime: str, threads: int, length: int) -> list[CompressionPlan]:
+    """The plan of least predicted error, then the best plan for each set of kept layers in `depths` that fits.
+
+    The additive model knows least about depth: what two missing layers do is not the sum of what each does. So a few
+    plans of different depths are offered, to be judged by running them. Raises as `search` does where none fits.
+    """
+    found = [choose_plan(tables, profile, budget, runtime, threads, length)]
+    for kept in depths:
+        try:
+            plan = choose_plan(tables.keeping(kept), profile, budget, runtime, threads, length)
+        except Infeasible:
+            continue
+        if plan.subnet.kept == kept and plan.subnet not in (other.subnet for other in found):
+            found.append(replace(plan, predicted_error=tables.error_of(plan.subnet, plan.precision)))
+    return found
 
 
 def fastest_within(plans: Sequence[CompressionPlan], drop_of: Callable[[CompressionPlan], float],

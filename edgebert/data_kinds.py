@@ -89,9 +89,8 @@ def resolve_columns(wanted: Columns, table: Table, kind: str) -> Columns:
             raise UsageError(f"no column {name!r}: {there}; name one with --{flag}-column")
     if kind == TOKENS and wanted.pair is not None:
         raise UsageError("--pair-column does not go with token classification, which reads one text")
-    words = (name,) if (name := _first(WORD_COLUMNS, table)) else ()
-    usual = {TOKENS: words, ANSWERS: ("question",)}.get(kind) or (
-        TEXT_COLUMNS if _first(TEXT_COLUMNS, table) else words)
+    usual = {TOKENS: WORD_COLUMNS, ANSWERS: ("question",)}.get(
+        kind, TEXT_COLUMNS if _first(TEXT_COLUMNS, table) else WORD_COLUMNS)
     text = wanted.text or _guess("text", usual, table, there)
     pair = wanted.pair
     if wanted.text is None and pair is None and kind != TOKENS and PAIR_COLUMNS.get(text) in table.columns:

@@ -22,7 +22,7 @@ from edgebert.spec import EncoderShape, SubnetSpec
 from edgebert.stages import IMPORTANCE_ROWS, TABLE_ROWS, Workplace, saved_net, weights_hash
 from edgebert.tables import ErrorTables
 from edgebert.train.augment import Augmented, Candidates, candidates_for
-from edgebert.train.batches import Rows, in_order
+from edgebert.train.batches import Rows, Source, in_order, steps_per_epoch
 from edgebert.train.device import on_device
 from edgebert.train.elastic import Curriculum, distil_step, label_step, subnet_logits
 from edgebert.train.loop import optimise
@@ -36,10 +36,16 @@ ORDERS = ("scored", "fixed")
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of elastic training: how long, on which subnets, taught how."""
+    """One stage of elastic training: how long, on which subnets, taught how. least_steps: the schedule is lengthened to
+    so many where the rows are few."""
 
     schedule: Schedule
     curriculum: Curriculum = field(default_factory=Curriculum)
+    least_steps: int = 0
+
+    def lasting(self, rows: Source, seed: int) -> Schedule:
+        per_epoch = steps_per_epoch(rows, self.schedule.batch_size)
+        return replace(self.schedule, epochs=max(self.schedule.epochs, self.least_steps / per_epoch), seed=seed)
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,7 @@ def dynabert() -> ElasticSettings:
 
 def sandwich() -> ElasticSettings:
     """What measured best here (docs/experiments.md)."""
-    return ElasticSettings(depth=Stage(Schedule(epochs=3, learning_rate=4e-4, weight_decay=0.0)))
+    return ElasticSettings(depth=Stage(Schedule(epochs=4, learning_rate=4e-4, weight_decay=0.0), least_steps=1500))
 
 
 def settings_for(recipe: str, order: str | None = None, distill: str | None = None,
@@ -93,7 +99,8 @@ def settings_for(recipe: str, order: str | None = None, distill: str | None = No
     def changed(stage: Stage) -> Stage:
         schedule = replace(stage.schedule, epochs=epochs or stage.schedule.epochs, precision=precision,
                            learning_rate=learning_rate or stage.schedule.learning_rate)
-        return Stage(schedule, replace(stage.curriculum, distill=distill or stage.curriculum.distill))
+        return Stage(schedule, replace(stage.curriculum, distill=distill or stage.curriculum.distill),
+                     0 if epochs else stage.least_steps)
 
     depth = changed(base.depth)
     tune = Stage(replace(depth.schedule, epochs=tune_epochs), depth.curriculum) if tune_epochs else None
@@ -103,11 +110,10 @@ def settings_for(recipe: str, order: str | None = None, distill: str | None = No
 
 @dataclass(frozen=True)
 class Elastic:
-    """A trained supernet: every subnet of `space` is a slice of `net`. tables: of the whole net's single cuts."""
+    """A trained supernet: every subnet of `space` is a slice of `net`."""
 
     net: Encoder
     space: ElasticSpace
-    tables: ErrorTables
 
 
 def rewired(teacher: Encoder, material: Material, criterion: str, work: Workplace) -> Encoder:
@@ -136,7 +142,7 @@ def elastic_of(teacher: Encoder, material: Material, settings: ElasticSettings, 
     net = _trained("in depth", settings.depth, net, lesson, space, settings, material, work)
     if settings.tune is not None:
         net = _trained("on labels", settings.tune, net, None, space, settings, material, work)
-    return Elastic(net, space, _tables(net, material, work))
+    return Elastic(net, space)
 
 
 def _trained(title: str, stage: Stage, start: Encoder, lesson: Encoder | None, space: ElasticSpace,
@@ -147,7 +153,7 @@ def _trained(title: str, stage: Stage, start: Encoder, lesson: Encoder | None, s
     As in recovery, there is no dropout, and the word embedding stays as the teacher has it.
     """
     net = extract(start, SubnetSpec.full(start.shape), *_identity(start.shape))
-    schedule, objective = replace(stage.schedule, seed=work.seed), OBJECTIVES[material.data.kind]
+    schedule, objective = stage.lasting(material.train, work.seed), OBJECTIVES[material.data.kind]
     same_width = settings.same_width and lesson is start
     inputs = {"start": weights_hash(start), "teacher": None if lesson is None else weights_hash(lesson),
               "data": material.data.sha256, "length": int(material.train.ids.shape[1]), "space": space.to_json(),
@@ -205,8 +211,8 @@ def _identity(shape: EncoderShape) -> tuple[tuple[tuple[int, ...], ...], tuple[t
             tuple(tuple(range(layer.ffn)) for layer in shape.layers))
 
 
-def _tables(net: Encoder, material: Material, work: Workplace) -> ErrorTables:
-    """Errors of every single cut of the supernet, whose units are in order already."""
+def elastic_tables(net: Encoder, material: Material, work: Workplace) -> ErrorTables:
+    """Errors of every single cut of a supernet, whose units are in order already."""
     model_hash = weights_hash(net)
     inputs = {"model": model_hash, "data": material.data.sha256, "rows": TABLE_ROWS, "seed": work.seed,
               "length": int(material.train.ids.shape[1]), "criterion": "rewired"}

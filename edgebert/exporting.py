@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgebert.bundle import move_into_place
@@ -70,4 +70,4 @@ def export(model: str, out: Path, formats: tuple[str, ...] = ("onnx", "tflite"),
         move_into_place(made, out, overwrite)
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    return Exported(out, tuple(artifacts), parity)
+    return Exported(out, tuple(replace(artifact, path=out / artifact.path.name) for artifact in artifacts), parity)

@@ -8,7 +8,7 @@ from pathlib import Path
 from edgebert.benching import bench, over_budget
 from edgebert.bundling import Outcome, keep_failed, write_bundle
 from edgebert.cache import Cache
-from edgebert.choice import choose_plan, fastest_within
+from edgebert.choice import candidates, choose_plan, fastest_within
 from edgebert.crew import leave_to_main
 from edgebert.errors import AccuracyError, OverBudgetError
 from edgebert.evidence import Evidence
@@ -80,7 +80,7 @@ def require_feasible(request: FitRequest, material: Material) -> None:
 
 def recovery(request: FitRequest, material: Material, origin: Origin) -> Schedule:
     """How long the request's effort recovers on these rows; a subnet of a supernet needs less."""
-    effort = EFFORTS[request.effort] * (ELASTIC_SHARE if origin.elastic else 1.0)
+    effort = EFFORTS[request.effort] * (ELASTIC_SHARE if origin.space else 1.0)
     return schedule_for(RECOVERY, material.train, len(material.data.labels), RECOVERY_ASK, effort, request.seed)
 
 
@@ -88,6 +88,8 @@ def decide(request: FitRequest, material: Material, teacher: Encoder, origin: Or
            work: Workplace) -> CompressionPlan:
     """The plan: the most exact one inside the budget, or the fastest one inside max_drop."""
     length, budget, tables = material.inputs.max_length, request.budget, origin.tables
+    if origin.space and not request.minimise_latency:
+        return best_measured(request, material, origin, work)
     with work.reporter.stage("search"):
         first = choose_plan(tables, request.profile, budget, request.runtime, request.threads, length)
         if not request.minimise_latency:
@@ -99,7 +101,7 @@ def decide(request: FitRequest, material: Material, teacher: Encoder, origin: Or
 
     def drop_of(plan: CompressionPlan) -> float:
         work.reporter.say(f"  trying {plan.estimate.text()}")
-        if origin.elastic:  # answers well as it is: nothing is trained to find out
+        if origin.space:  # answers well as it is: nothing is trained to find out
             found = subnet_logits(origin.net, plan.subnet, material.select)
         else:
             schedule = recovery(request, material, origin)
@@ -110,6 +112,24 @@ def decide(request: FitRequest, material: Material, teacher: Encoder, origin: Or
 
     assert budget.max_drop is not None
     return fastest_within(plans, drop_of, budget.max_drop)
+
+
+def best_measured(request: FitRequest, material: Material, origin: Origin, work: Workplace) -> CompressionPlan:
+    """Of plans of several depths, the one whose subnet of the supernet scores best on the selection split."""
+    assert origin.space is not None
+    depths = [origin.space.kept(depth) for depth in origin.space.depths]
+    with work.reporter.stage("search"):
+        plans = candidates(origin.tables, depths, request.profile, request.budget, request.runtime, request.threads,
+                           material.inputs.max_length)
+    scores = []
+    with work.reporter.stage("try plans on the selection split", len(plans)) as tick:
+        for plan in plans:
+            answers = subnet_logits(origin.net, plan.subnet, material.select)
+            scores.append(material.scorers["select"].points(answers))
+            tick(1)
+    for plan, score in zip(plans, scores):
+        work.reporter.say(f"  {len(plan.subnet.kept)} layers, {plan.estimate.latency_ms:.2f} ms: {score:.2f} on select")
+    return plans[scores.index(max(scores))]
 
 
 def require_accuracy(request: FitRequest, drop: float) -> None:

@@ -1,4 +1,4 @@
-"""How people and apps read the logits of each kind of task: the words and the code that the bundle's texts are made of."""
+"""How people and apps read the logits of each kind of task: the words and the code in the bundle's texts."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ READINGS = {
         AppCode("String", "labels[logits.indices.max { logits[$0] < logits[$1] }!]")),
     MULTI: Reading(
         "text-classification", "Gives a text any number of the labels", "labels",
-        "Each label stands for itself: it applies where its logit is above 0, which is where the sigmoid of the logit, its "
-        "probability, is above one half.",
+        "Each label stands for itself: it applies where its logit is above 0, which is where the sigmoid of the logit, "
+        "its probability, is above one half.",
         "print([label for label, logit in zip(labels, logits[0]) if logit > 0])",
         AppCode("List<String>", "labels.filterIndexed { index, _ -> logits[index] > 0f }"),
         AppCode("[String]", "zip(labels, logits).filter { $0.1 > 0 }.map { $0.0 }")),
@@ -51,8 +51,8 @@ READINGS = {
         AppCode("Float", "logits[0]"), AppCode("Float", "logits[0]")),
     TOKENS: Reading(
         "token-classification", "Gives each word of a text one of the tags", "L, labels",
-        "The largest logit at a word's first token is the word's tag; the logits at its other tokens, at special tokens and "
-        "at padding say nothing. Spans are read from the tags: B- begins one, I- goes on with it.",
+        "The largest logit at a word's first token is the word's tag; the logits at its other tokens, at special tokens "
+        "and at padding say nothing. Spans are read from the tags: B- begins one, I- goes on with it.",
         "for (start, end), row in zip(encoded.offsets, logits[0]):\n"
         "    start += len(text[start:end]) - len(text[start:end].lstrip())\n"
         "    if start < end and (start == 0 or text[start - 1].isspace()):  # the first token of a word\n"
@@ -61,8 +61,8 @@ READINGS = {
     ANSWERS: Reading(
         "question-answering", "Finds the answer to a question in a text", "L, 2",
         "The first number of a token says how likely the answer starts there, the second how likely it ends there. The "
-        "answer is the pair of tokens of the text, not of the question, with the largest sum, the end not before the start "
-        "and at most 30 tokens long. A text that is longer than the model takes is read in overlapping windows, of "
+        "answer is the pair of tokens of the text, not of the question, with the largest sum, the end not before the "
+        "start and at most 30 tokens long. A text that is longer than the model takes is read in overlapping windows, of "
         "which the largest sum decides.",
         "start, end = logits[0][: len(encoded.ids)].T\n"
         "inside = [i for i, part in enumerate(encoded.sequence_ids) if part == 1]\n"

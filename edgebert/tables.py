@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgebert.errors import UsageError
-from edgebert.spec import EncoderShape
+from edgebert.spec import EncoderShape, SubnetSpec
+from exporters.artifact import Precision
 
 SCHEMA = 1
 
@@ -77,6 +78,22 @@ class ErrorTables:
                                    0.0, 0.0, 0.0) for s in source.layers)
         return cls(source, "none", "none", layers, 0.0, tuple(tuple(range(s.heads)) for s in source.layers),
                    tuple(tuple(range(s.ffn)) for s in source.layers), 0, length, "", "")
+
+    def keeping(self, kept: tuple[int, ...]) -> ErrorTables:
+        """Tables under which the best plan keeps exactly these layers: leaving out one of them costs more than all other
+        cuts together, leaving out another one costs nothing."""
+        most = 1.0 + sum(max(e.heads.values()) + max(e.ffn.values()) + e.int8_attention + e.int8_ffn for e in self.layers)
+        return replace(self, layers=tuple(replace(errors, drop=most if i in kept else 0.0)
+                                          for i, errors in enumerate(self.layers)))
+
+    def error_of(self, subnet: SubnetSpec, precision: Precision) -> float:
+        """What the additive model says of a subnet whose widths the tables have."""
+        total = sum(errors.drop for i, errors in enumerate(self.layers) if i not in subnet.kept)
+        for i, width, stored in zip(subnet.kept, subnet.layers, precision.layers):
+            errors = self.layers[i]
+            total += errors.heads[width.heads] + errors.ffn[width.ffn]
+            total += (stored.attention == "int8") * errors.int8_attention + (stored.ffn == "int8") * errors.int8_ffn
+        return total + (precision.embedding == "int8") * self.int8_embedding
 
     def to_json(self) -> dict[str, Any]:
         layers = [{"heads": {str(k): v for k, v in e.heads.items()}, "ffn": {str(k): v for k, v in e.ffn.items()},

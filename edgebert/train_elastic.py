@@ -10,7 +10,7 @@ from edgebert.bundle import move_into_place
 from edgebert.cache import Cache
 from edgebert.crew import leave_to_main
 from edgebert.data import Columns
-from edgebert.elastic_stages import Elastic, ElasticSettings, elastic_of
+from edgebert.elastic_stages import Elastic, ElasticSettings, elastic_of, elastic_tables
 from edgebert.errors import UsageError
 from edgebert.material import Material, gather
 from edgebert.modeling import Encoder, wrap
@@ -26,6 +26,7 @@ from edgebert.supernet import (
     temporary_beside,
     write_record,
 )
+from edgebert.tables import ErrorTables
 from edgebert.tokenization import write_tokenizer
 from edgebert.train.elastic import subnet_logits
 from edgebert.train.teacher import logits_of
@@ -66,9 +67,10 @@ def train_elastic(request: ElasticRequest, cache: Cache, reporter: Reporter) -> 
     teacher = teacher_of(material.checkpoint, material.data, material.train, request.teacher_epochs, work)
     elastic = elastic_of(teacher, material, request.settings, request.criterion, work)
     leave_to_main()
+    tables = elastic_tables(elastic.net, material, work)
     scores, grid = score_grid(teacher, elastic, material, reporter)
     with reporter.stage("write the supernet"):
-        return write_supernet(request, material, teacher, elastic, scores, grid)
+        return write_supernet(request, material, teacher, elastic, tables, scores, grid)
 
 
 def score_grid(teacher: Encoder, elastic: Elastic, material: Material,
@@ -86,7 +88,7 @@ def score_grid(teacher: Encoder, elastic: Elastic, material: Material,
     return whole, tuple(found)
 
 
-def write_supernet(request: ElasticRequest, material: Material, teacher: Encoder, elastic: Elastic,
+def write_supernet(request: ElasticRequest, material: Material, teacher: Encoder, elastic: Elastic, tables: ErrorTables,
                    scores: tuple[float, float, float], grid: tuple[GridPoint, ...]) -> Supernet:
     """Writes everything into a temporary folder beside `request.out` and renames it."""
     data, folder = material.data, material.checkpoint.folder
@@ -97,7 +99,7 @@ def write_supernet(request: ElasticRequest, material: Material, teacher: Encoder
         write_tokenizer(folder, made / TEACHER.parent)
         task = TaskRecord(data.name, data.kind, material.metric, data.sha256, material.inputs.max_length, request.task,
                           None if request.data is None else str(request.data.absolute()), request.columns)
-        write_record(made, elastic.space, task, scores, grid, elastic.tables,
+        write_record(made, elastic.space, task, scores, grid, tables,
                      {**asdict(request.settings), "seed": request.seed, "command": request.command})
         move_into_place(made, request.out, request.overwrite)
     finally:

@@ -36,9 +36,9 @@ def export_tflite(net: Any, path: Path, inputs: InputSpec, precision: Precision,
     """Writes `net` as one TFLite file with a signature "seq_<L>" for each of `inputs.lengths`.
 
     Every signature takes int32 arrays [1, L] named as in `inputs.names` and returns "logits" float32
-    [1, labels], or [1, L, labels] of a network without a pooler; all share the weights. int8 blocks of `precision` use dynamic quantisation, one scale per
-    output channel. To write several precisions of one network call `convert_tflite` once and `write_tflite` for
-    each.
+    [1, labels], or [1, L, labels] of a network without a pooler; all share the weights. int8 blocks of
+    `precision` use dynamic quantisation, one scale per output channel. To write several precisions of one
+    network call `convert_tflite` once and `write_tflite` for each.
 
     Args:
         net: an encoder with the attributes that `exporters.tflite_signatures` reads; it is not changed.

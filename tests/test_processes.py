@@ -38,6 +38,7 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.word, self.inner, self.out = nn.Embedding(50, 64), nn.Linear(64, 256), nn.Linear(256, 3)
+        self.idle = nn.Parameter(torch.ones(3))  # no gradient ever: it must not decay
 
     def forward(self, ids):
         return self.out(self.inner(self.word(ids).mean(1)).relu())
@@ -98,8 +99,8 @@ def start_two(script: Path, folder: Path, pause: float) -> list[subprocess.Popen
 
 
 def test_two_processes_train_what_one_does(script, tmp_path):
-    """96 rows in batches of 5: the processes' shares are unequal, and in the last batch of an epoch, which has one row, the
-    second process has nothing to do."""
+    """96 rows in batches of 5: the processes' shares are unequal, and in the last batch of an epoch, which has one row,
+    the second process has nothing to do."""
     assert finished([sys.executable, script, tmp_path, "0"]).returncode == 0
     (tmp_path / "state.safetensors").unlink()
     launched = finished([*LAUNCH, script, tmp_path, "0"])
