@@ -32,6 +32,12 @@ class Distill(StrEnum):
     ckd = "ckd"
 
 
+class Decay(StrEnum):
+    linear = "linear"
+    cosine = "cosine"
+    constant = "constant"
+
+
 class Products(StrEnum):
     bf16 = "bf16"
     fp32 = "fp32"
@@ -80,8 +86,15 @@ def train_elastic(
                       "Default: the recipe's.")] = None,
     learning_rate: Annotated[float | None, typer.Option(rich_help_panel=TRAINING, help="Default: the recipe's.")
                              ] = None,
-    tune_epochs: Annotated[float, typer.Option(rich_help_panel=TRAINING, help="A last stage on the labels.")] = 0.0,
+    decay: Annotated[Decay, typer.Option(rich_help_panel=TRAINING, help="Of the learning rate, after a tenth of warm-up.")
+                     ] = Decay.linear,
+    batch_size: Annotated[int, typer.Option(min=1, rich_help_panel=TRAINING, help="Rows of a step.")] = 32,
+    accumulate: Annotated[int, typer.Option(min=1, rich_help_panel=TRAINING, help="Pieces a batch is computed in, to "
+                          "save memory; the result is the same.")] = 1,
+    patience: Annotated[int, typer.Option(min=0, rich_help_panel=TRAINING, help="Stop after so many epochs without a "
+                        "better score on the selection split; 0: never.")] = 0,
     precision: Annotated[Products, typer.Option(rich_help_panel=TRAINING, help="Of matrix products.")] = Products.bf16,
+    tune_epochs: Annotated[float, typer.Option(rich_help_panel=TRAINING, help="A last stage on the labels.")] = 0.0,
     teacher_epochs: options.TeacherEpochs = None,
     criterion: options.Criterion = "fisher",
     tensorboard: options.TensorBoard = None,
@@ -104,7 +117,9 @@ def train_elastic(
 
     settings = settings_for(
         recipe.value, **spaces, order=depth_order and depth_order.value, distill=distill and distill.value,
-        augment=augment, epochs=epochs, learning_rate=learning_rate, tune_epochs=tune_epochs, precision=precision.value)
+        augment=augment, tune_epochs=tune_epochs, schedule={
+            "epochs": epochs, "learning_rate": learning_rate, "decay": decay.value, "batch_size": batch_size,
+            "accumulate": accumulate, "patience": patience, "precision": precision.value})
     request = ElasticRequest(
         settings, out, model=model, task=task if task or data else "snips", data=data,
         columns=Columns(text_column, pair_column, label_column), kind=task_type, metric=metric, length=length,

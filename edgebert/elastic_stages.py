@@ -74,6 +74,10 @@ class ElasticSettings:
         if self.same_width and self.width is None:
             raise UsageError("a same-width teacher is what the width stage makes; it contradicts leaving that stage out")
 
+    def space(self, source: EncoderShape) -> ElasticSpace:
+        """The subnets of `source`, layers leaving by the fixed rule."""
+        return ElasticSpace(source, fixed_order(len(source.layers)), self.widths, self.depths)
+
 
 def dynabert() -> ElasticSettings:
     """The recipe of the paper: both stages 3 epochs at 2e-5, every subnet in each step, the fixed rule for depth, the
@@ -90,17 +94,17 @@ def sandwich() -> ElasticSettings:
     return ElasticSettings(depth=Stage(Schedule(epochs=4, learning_rate=4e-4, weight_decay=0.0), least_steps=1500))
 
 
-def settings_for(recipe: str, order: str | None = None, distill: str | None = None,
-                 epochs: float | None = None, learning_rate: float | None = None, tune_epochs: float = 0.0,
-                 precision: str = "bf16", **others: Any) -> ElasticSettings:
-    """A recipe with some of it set otherwise; None leaves a setting as the recipe has it."""
+def settings_for(recipe: str, order: str | None = None, distill: str | None = None, tune_epochs: float = 0.0,
+                 schedule: dict[str, Any] | None = None, **others: Any) -> ElasticSettings:
+    """A recipe with some of it set otherwise; None leaves a setting as the recipe has it. schedule: changes to the
+    schedule of every stage."""
     base = {"dynabert": dynabert, "sandwich": sandwich}[recipe]()
+    changes = {name: value for name, value in (schedule or {}).items() if value is not None}
 
     def changed(stage: Stage) -> Stage:
-        schedule = replace(stage.schedule, epochs=epochs or stage.schedule.epochs, precision=precision,
-                           learning_rate=learning_rate or stage.schedule.learning_rate)
-        return Stage(schedule, replace(stage.curriculum, distill=distill or stage.curriculum.distill),
-                     0 if epochs else stage.least_steps)
+        return Stage(replace(stage.schedule, **changes),
+                     replace(stage.curriculum, distill=distill or stage.curriculum.distill),
+                     0 if "epochs" in changes else stage.least_steps)
 
     depth = changed(base.depth)
     tune = Stage(replace(depth.schedule, epochs=tune_epochs), depth.curriculum) if tune_epochs else None
@@ -129,7 +133,7 @@ def elastic_of(teacher: Encoder, material: Material, settings: ElasticSettings, 
                work: Workplace) -> Elastic:
     """A supernet that answers as `teacher` does, whichever of its subnets is run. The weights that score best on the
     selection split are kept."""
-    space = ElasticSpace(teacher.shape, fixed_order(len(teacher.layers)), settings.widths, settings.depths)
+    space = settings.space(teacher.shape)
     net = rewired(teacher, material, criterion, work)
     if settings.order == "scored":
         batches = list(in_order(material.train.sample(ORDER_ROWS, work.seed), 64))

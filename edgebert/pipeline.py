@@ -55,7 +55,7 @@ def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResu
     plan = decide(request, material, teacher, origin, work)
     cut, student = student_of(plan, origin.net, teacher, material, recovery(request, material, origin), work)
     leave_to_main()
-    models = tuple(evaluate(role, net, material) for role, net in
+    models = tuple(evaluate(role, net, material, work) for role, net in
                    (("teacher", teacher), ("cut", cut), ("student", student)))
     try:
         require_accuracy(request, models[0].dev.points - models[2].dev.points)

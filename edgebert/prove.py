@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from edgebert.material import Material
 from edgebert.modeling import Encoder
 from edgebert.plan import CompressionPlan
 from edgebert.request import FitRequest
-from edgebert.stages import Workplace, exported
+from edgebert.stages import Workplace, exported, weights_hash
 from edgebert.tokenization import PROBE_TEXTS, encode, load_tokenizer
 from edgebert.train.batches import Rows
 from edgebert.train.teacher import logits_of
@@ -46,11 +46,19 @@ SHOWN = 5
 TIMED_RUNS = 128
 
 
-def evaluate(role: str, net: Encoder, material: Material) -> ModelEvidence:
-    """Scores of a torch model on the two splits that no choice was made on."""
-    dev, test = (material.score(split, lambda rows: logits_of(net, rows)) for split in ("dev", "test"))
-    return ModelEvidence(role, net.shape, cost.params(net.shape), cost.macs(net.shape, material.inputs.max_length), dev,
-                         test)
+def evaluate(role: str, net: Encoder, material: Material, work: Workplace) -> ModelEvidence:
+    """Scores of a torch model on the two splits that no choice was made on, from the cache where they are there."""
+    inputs = {"model": weights_hash(net), "shape": net.shape.to_json(), "data": material.data.sha256,
+              "metric": material.metric, "length": material.inputs.max_length}
+
+    def make(out: Path, partial: Path) -> None:
+        with work.reporter.stage(f"score the {role}"):
+            found = {split: asdict(material.score(split, lambda rows: logits_of(net, rows))) for split in ("dev", "test")}
+        (out / "scores.json").write_text(json.dumps(found), encoding="utf-8")
+
+    scores, _ = work.cache.stage("scores", 1, inputs, make, lambda entry: json.loads((entry / "scores.json").read_text()))
+    return ModelEvidence(role, net.shape, cost.params(net.shape), cost.macs(net.shape, material.inputs.max_length),
+                         Score(**scores["dev"]), Score(**scores["test"]))
 
 
 def prove_tokens(packaged: Path, original: Path, max_length: int) -> Check:

@@ -29,6 +29,7 @@ from edgebert.train.loop import Schedule
 from edgebert.train.objectives import OBJECTIVES
 from edgebert.train.recover import recover
 from edgebert.train.teacher import fine_tune
+from edgebert.train.tensorboard import tensorboard
 from exporters.artifact import Artifact, InputSpec, Precision
 from exporters.files import export_files
 
@@ -98,8 +99,9 @@ def teacher_of(checkpoint: Checkpoint, data: Dataset, train: Rows, epochs: int |
               "schedule": asdict(schedule)}
 
     def make(out: Path, partial: Path) -> None:
-        with work.reporter.stage("fine-tune the teacher", schedule.steps(train), "rows", schedule.batch_size) as tick:
-            fine_tune(checkpoint.net, train, schedule, OBJECTIVES[data.kind], tick, partial / "state.safetensors")
+        with (work.reporter.stage("fine-tune the teacher", schedule.steps(train), "rows", schedule.batch_size) as tick,
+              tensorboard(work.tensorboard, "teacher") as log):
+            fine_tune(checkpoint.net, train, schedule, OBJECTIVES[data.kind], tick, partial / "state.safetensors", log)
         save_model(checkpoint.net, str(out / "model.safetensors"))
 
     net, found = work.cache.stage("teacher", 1, inputs, make, saved_net(checkpoint.net), together=True)
@@ -142,9 +144,10 @@ def student_of(plan: CompressionPlan, origin: Encoder, teacher: Encoder, materia
               "length": int(train.ids.shape[1]), "schedule": asdict(schedule)}
 
     def make(out: Path, partial: Path) -> None:
-        with work.reporter.stage("recover by distillation", schedule.steps(train), "rows", schedule.batch_size) as tick:
+        with (work.reporter.stage("recover by distillation", schedule.steps(train), "rows", schedule.batch_size) as tick,
+              tensorboard(work.tensorboard, "recovery") as log):
             recover(student, teacher, plan.subnet.kept, train, schedule, OBJECTIVES[data.kind], tick=tick,
-                    state=partial / "state.safetensors")
+                    state=partial / "state.safetensors", log=log)
         save_model(student, str(out / "model.safetensors"))
 
     student, found = work.cache.stage("student", 1, inputs, make, saved_net(student), together=True)

@@ -15,6 +15,7 @@ from edgebert.errors import UsageError
 from edgebert.material import Material, gather
 from edgebert.modeling import Encoder, wrap
 from edgebert.progress import Reporter
+from edgebert.prove import evaluate
 from edgebert.stages import Workplace, teacher_of
 from edgebert.supernet import (
     TEACHER,
@@ -64,23 +65,24 @@ def train_elastic(request: ElasticRequest, cache: Cache, reporter: Reporter) -> 
     """Fine-tunes the teacher, trains the supernet, scores the grid of its subnets, and writes `request.out`."""
     work = Workplace(cache, reporter, request.seed, request.tensorboard)
     material = gather(request, reporter)
+    request.settings.space(material.checkpoint.net.shape)  # refuses widths that do not fit before anything is trained
     teacher = teacher_of(material.checkpoint, material.data, material.train, request.teacher_epochs, work)
     elastic = elastic_of(teacher, material, request.settings, request.criterion, work)
     leave_to_main()
     tables = elastic_tables(elastic.net, material, work)
-    scores, grid = score_grid(teacher, elastic, material, reporter)
+    scores, grid = score_grid(teacher, elastic, material, work)
     with reporter.stage("write the supernet"):
         return write_supernet(request, material, teacher, elastic, tables, scores, grid)
 
 
 def score_grid(teacher: Encoder, elastic: Elastic, material: Material,
-               reporter: Reporter) -> tuple[tuple[float, float, float], tuple[GridPoint, ...]]:
+               work: Workplace) -> tuple[tuple[float, float, float], tuple[GridPoint, ...]]:
     """Points of the teacher and of every subnet of the grid on (select, dev, test)."""
-    points = list(elastic.space.grid())
-    with reporter.stage("score the grid", len(points) + 1) as tick:
-        whole = material.scores(lambda rows: logits_of(teacher, rows))
-        tick(1)
-        found = []
+    points, found = list(elastic.space.grid()), []
+    judged = evaluate("teacher", teacher, material, work)
+    select = material.scorers["select"].points(logits_of(teacher, material.select))
+    whole = (select, judged.dev.points, judged.test.points)
+    with work.reporter.stage("score the grid", len(points)) as tick:
         for width, depth, subnet in points:
             scores = material.scores(lambda rows, subnet=subnet: subnet_logits(elastic.net, subnet, rows))
             found.append(GridPoint(width, depth, subnet, *scores))

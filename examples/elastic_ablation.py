@@ -90,7 +90,7 @@ def main() -> None:
             continue
         reporter.say(f"{name}: {settings.depth.schedule.epochs:.2f} epochs in depth")
         elastic = elastic_of(teacher, material, settings, "fisher", work)
-        whole, grid = score_grid(teacher, elastic, material, reporter)
+        whole, grid = score_grid(teacher, elastic, material, work)
         line = {"task": material.data.name, "metric": material.metric, "seed": asked.seed, "variant": name,
                 "epochs": settings.depth.schedule.epochs, "teacher": whole,
                 "grid": [[p.width, p.depth, p.select, p.dev, p.test] for p in grid]}

@@ -35,7 +35,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     print(f"--help: median {statistics.median(seconds):.2f} s")
 
 
-@pytest.mark.parametrize("command", ["fit-device", "profiles", "inspect", "export", "verify", "bench"])
+@pytest.mark.parametrize("command", ["fit-device", "train-elastic", "profiles", "inspect", "export", "verify", "bench"])
 def test_every_command_has_help_with_an_example(command):
     done = edgebert(command, "--help")
     assert done.returncode == 0 and f"edgebert {command}" in done.stdout.split("Example", 1)[1]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -175,14 +177,22 @@ def test_layers_leave_in_the_order_of_what_they_do(net, rows):
     assert divergence(order[2]) < divergence(order[1])
 
 
+def test_few_rows_are_passed_more_often(rows):
+    stage = Stage(Schedule(epochs=4, learning_rate=1e-3), least_steps=1500)
+    assert stage.lasting(rows, 7).steps(rows) == 1500 and stage.lasting(rows, 7).seed == 7
+    assert replace(stage, least_steps=0).lasting(rows, 0).epochs == 4
+
+
 def test_recipes_and_what_flags_change():
     assert sandwich().width is None and sandwich().depth.curriculum.sampling == "sandwich"
     paper = dynabert()
     assert paper.same_width and paper.order == "fixed" and paper.width.schedule.learning_rate == 2e-5
-    changed = settings_for("dynabert", order="scored", distill="ckd", epochs=1.5, learning_rate=1e-4, tune_epochs=0.5,
-                           precision="fp32", widths=(1.0, 0.5), augment=2)
+    schedule = {"epochs": 1.5, "learning_rate": 1e-4, "precision": "fp32", "decay": None}
+    changed = settings_for("dynabert", order="scored", distill="ckd", tune_epochs=0.5, schedule=schedule,
+                           widths=(1.0, 0.5), augment=2)
     for stage in (changed.width, changed.depth):
         assert (stage.schedule.epochs, stage.schedule.learning_rate, stage.schedule.precision) == (1.5, 1e-4, "fp32")
+        assert stage.schedule.decay == "linear"
         assert stage.curriculum.distill == "ckd" and stage.curriculum.summed
     found = (changed.order, changed.tune.schedule.epochs, changed.widths, changed.augment)
     assert found == ("scored", 0.5, (1.0, 0.5), 2)
@@ -191,7 +201,8 @@ def test_recipes_and_what_flags_change():
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, bert_folder):
     root = tmp_path_factory.mktemp("elastic")
-    settings = settings_for("sandwich", epochs=30, learning_rate=2e-3, widths=(1.0, 0.5, 0.25), depths=(1.0, 2 / 3))
+    settings = settings_for("sandwich", schedule={"epochs": 30, "learning_rate": 2e-3}, widths=(1.0, 0.5, 0.25),
+                            depths=(1.0, 2 / 3))
     request = ElasticRequest(settings, root / "s", model=str(bert_folder), task=None, data=write_task(root / "task"),
                              length=16, teacher_epochs=60)
     return train_elastic(request, Cache(root / "cache"), Reporter(quiet=True)), request, Cache(root / "cache")
@@ -260,13 +271,13 @@ def test_effort_full_trains_the_supernet_on_the_way(trained, tmp_path, monkeypat
 def test_augmented_rows_are_trained_on(trained, tmp_path):
     """The steps of an epoch are those of the rows and their copies; the same seed gives the same weights."""
     _, request, cache = trained
-    settings = settings_for("sandwich", epochs=1, augment=2)
+    settings = settings_for("sandwich", schedule={"epochs": 1}, augment=2)
     reporter = Reporter(quiet=True)
     first = train_elastic(replace(request, settings=settings, out=tmp_path / "a"), cache, reporter)
     assert len(list((cache.folder / "candidates").iterdir())) == 1
     assert "candidates for augmentation" in reporter.seconds
     assert first.training["augment"] == 2
-    plain = train_elastic(replace(request, settings=settings_for("sandwich", epochs=1), out=tmp_path / "p"), cache,
+    plain = train_elastic(replace(request, settings=replace(settings, augment=0), out=tmp_path / "p"), cache,
                           Reporter(quiet=True))
     assert plain.sha256 != first.sha256
     again = train_elastic(replace(request, settings=settings, out=tmp_path / "b"), Cache(tmp_path / "cache"),
@@ -305,3 +316,59 @@ def test_a_broken_supernet_is_one_line(trained, tmp_path, damage, message):
     damage(tmp_path / "s")
     with pytest.raises(UsageError, match=message):
         open_supernet(tmp_path / "s")
+
+
+def run(*words: str) -> tuple[int, str]:
+    """The command line in a process of its own."""
+    done = subprocess.run([sys.executable, "-m", "edgebert", *words], capture_output=True, text=True, timeout=300)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_command_line_trains_and_cuts(trained, tmp_path):
+    _, request, cache = trained
+    flags = ["train-elastic", "--model", request.model, "--data", str(request.data), "--length", "16", "--teacher-epochs",
+             "60", "--cache", str(cache.folder), "--out", str(tmp_path / "s"), "--widths", "1,0.5", "--depths", "1,0.6",
+             "--recipe", "dynabert", "--depth-order", "scored", "--distill", "ckd", "--epochs", "1", "--learning-rate",
+             "1e-3", "--decay", "cosine", "--batch-size", "16", "--accumulate", "2", "--patience", "3", "--precision",
+             "fp32", "--tune-epochs", "1", "--tensorboard", str(tmp_path / "curves")]
+    code, text = run(*flags)
+    assert code == 0, text
+    assert "depth \\ width" in text and "fit-device --supernet" in text
+    supernet = open_supernet(tmp_path / "s")
+    assert supernet.space.widths == (1.0, 0.5) and len(supernet.grid) == 4
+    stage = supernet.training["depth"]
+    assert stage["curriculum"]["distill"] == "ckd" and stage["curriculum"]["sampling"] == "grid"
+    assert {name: stage["schedule"][name] for name in ("epochs", "decay", "batch_size", "accumulate", "patience")} == {
+        "epochs": 1.0, "decay": "cosine", "batch_size": 16, "accumulate": 2, "patience": 3}
+    assert supernet.training["tune"]["schedule"]["epochs"] == 1.0
+    stages = {path.parent.name for path in (tmp_path / "curves").rglob("events*")}
+    assert stages == {"elastic in width", "elastic in depth", "elastic on labels"}, "the teacher came from the cache"
+    code, text = run(*flags)
+    assert code == 2 and "--overwrite" in text
+    code, text = run("fit-device", "--supernet", str(tmp_path / "s"), "--runtime", "onnx", "--max-size", "1MB", "--cache",
+                     str(cache.folder), "--out", str(tmp_path / "b"), "--profile", "x86-laptop", "--effort", "quick")
+    assert code == 0, text
+    assert verify(tmp_path / "b").checks
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["train-elastic", "--widths", "1,x"], "give fractions separated by commas"),
+    (["train-elastic", "--distill", "attention"], "attention"),
+    (["train-elastic", "--epochs", "-1"], "epochs -1"),
+    (["fit-device", "--supernet", "s", "--task", "snips"], "contradicts --task"),
+    (["fit-device", "--supernet", "s", "--effort", "full"], "contradicts --effort full"),
+    (["fit-device", "--supernet", "nowhere"], "no supernet.json"),
+])
+def test_wrong_flags_end_with_code_2(tmp_path, words, message):
+    code, text = run(*words, "--out", str(tmp_path / "out"))
+    assert code == 2 and message in text
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_split_head_is_refused_before_anything_is_trained(trained, tmp_path):
+    _, request, _ = trained
+    settings = replace(request.settings, widths=(1.0, 0.3))
+    with pytest.raises(UsageError, match="a width of 0.3 would split a head"):
+        train_elastic(replace(request, settings=settings, out=tmp_path / "s"), Cache(tmp_path / "cache"),
+                      Reporter(quiet=True))
+    assert not (tmp_path / "cache").exists(), "not even the teacher"

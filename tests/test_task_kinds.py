@@ -23,6 +23,7 @@ from edgebert.pipeline import fit_device
 from edgebert.progress import Reporter
 from edgebert.request import FitRequest
 
+pytestmark = pytest.mark.slow
 TUNE, SKY, NOISE = ["play", "music", "jazz"], ["sunny", "rain", "weather"], list("abcdefgh")
 
 

@@ -31,6 +31,7 @@ def single(classes: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
     return logits, labels
 
 
+@pytest.mark.filterwarnings("ignore:A single label was found")
 @pytest.mark.parametrize("classes, rows", [(2, 1), (2, 50), (7, 300), (150, 400), (150, 20)])
 def test_metrics_of_single_labels_equal_scikit_learn(classes, rows):
     logits, labels = single(classes, rows)

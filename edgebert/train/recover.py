@@ -10,7 +10,7 @@ import torch
 from edgebert.modeling import Encoder
 from edgebert.train.batches import Rows
 from edgebert.train.device import on_device
-from edgebert.train.loop import Schedule, backward_of, optimise
+from edgebert.train.loop import Log, Schedule, backward_of, optimise
 from edgebert.train.losses import hidden_mse
 from edgebert.train.objectives import Objective
 
@@ -23,7 +23,7 @@ def layer_map(kept: tuple[int, ...], layers: int) -> tuple[int, ...]:
 
 def recover(student: Encoder, teacher: Encoder, kept: tuple[int, ...], rows: Rows, schedule: Schedule,
             objective: Objective, hidden_weight: float = 1.0, tick: Callable[[int], None] = lambda steps: None,
-            state: Path | None = None) -> Encoder:
+            state: Path | None = None, log: Log | None = None) -> Encoder:
     """Trains `student` in place by distillation from `teacher`, without labels, and returns it.
 
     Without dropout, and with the word embedding as the teacher has it: it holds most of the parameters, is not cut,
@@ -47,7 +47,7 @@ def recover(student: Encoder, teacher: Encoder, kept: tuple[int, ...], rows: Row
 
     try:
         with on_device(student, teacher):
-            optimise(student, rows, backward_of(loss, schedule.precision), schedule, tick, state)
+            optimise(student, rows, backward_of(loss, schedule.precision), schedule, tick, state, log=log)
     finally:
         student.dropout = dropout
         student.word.requires_grad_(True)

@@ -12,18 +12,19 @@ from torch import Tensor
 from edgebert.modeling import Encoder
 from edgebert.train.batches import Batch, Rows, in_order
 from edgebert.train.device import moved, on_device
-from edgebert.train.loop import Schedule, backward_of, optimise
+from edgebert.train.loop import Log, Schedule, backward_of, optimise
 from edgebert.train.objectives import Objective
 
 
 def fine_tune(net: Encoder, rows: Rows, schedule: Schedule, objective: Objective,
-              tick: Callable[[int], None] = lambda steps: None, state: Path | None = None) -> Encoder:
+              tick: Callable[[int], None] = lambda steps: None, state: Path | None = None,
+              log: Log | None = None) -> Encoder:
     """Trains `net` in place on the rows' labels (Devlin et al. 2019, section 3.2) and returns it."""
     def loss(batch):
         return objective.hard(net(*batch.inputs).float(), batch).mean()
 
     with on_device(net):
-        optimise(net, rows, backward_of(loss, schedule.precision), schedule, tick, state)
+        optimise(net, rows, backward_of(loss, schedule.precision), schedule, tick, state, log=log)
     return net
 
 
