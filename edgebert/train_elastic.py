@@ -76,15 +76,17 @@ def train_elastic(request: ElasticRequest, cache: Cache, reporter: Reporter) -> 
 
 
 def score_grid(teacher: Encoder, elastic: Elastic, material: Material,
-               work: Workplace) -> tuple[tuple[float, float, float], tuple[GridPoint, ...]]:
-    """Points of the teacher and of every subnet of the grid on (select, dev, test)."""
+               work: Workplace,
+               precision: str = "fp32") -> tuple[tuple[float, float, float], tuple[GridPoint, ...]]:
+    """Points of the teacher and of every subnet of the grid on (select, dev, test). precision: of the subnets'
+    products."""
     points, found = list(elastic.space.grid()), []
     judged = evaluate("teacher", teacher, material, work)
     select = material.scorers["select"].points(logits_of(teacher, material.select))
     whole = (select, judged.dev.points, judged.test.points)
     with work.reporter.stage("score the grid", len(points)) as tick:
         for width, depth, subnet in points:
-            scores = material.scores(lambda rows, subnet=subnet: subnet_logits(elastic.net, subnet, rows))
+            scores = material.scores(lambda rows, subnet=subnet: subnet_logits(elastic.net, subnet, rows, precision))
             found.append(GridPoint(width, depth, subnet, *scores))
             tick(1)
     return whole, tuple(found)

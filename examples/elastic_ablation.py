@@ -4,7 +4,7 @@
 
 Every variant starts from the same teacher and spends about the multiplications that the sandwich recipe spends in
 --epochs passes (a step over the whole grid costs more, so it gets fewer). One JSON line a variant with the points of
-every subnet of the grid on select, dev and test; variants that are there already are not trained again.
+every subnet of the grid, run in bf16, on select, dev and test; variants that are there already are not trained again.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def main() -> None:
             continue
         reporter.say(f"{name}: {settings.depth.schedule.epochs:.2f} epochs in depth")
         elastic = elastic_of(teacher, material, settings, "fisher", work)
-        whole, grid = score_grid(teacher, elastic, material, work)
+        whole, grid = score_grid(teacher, elastic, material, work, "bf16")
         line = {"task": material.data.name, "metric": material.metric, "seed": asked.seed, "variant": name,
                 "epochs": settings.depth.schedule.epochs, "teacher": whole,
                 "grid": [[p.width, p.depth, p.select, p.dev, p.test] for p in grid]}

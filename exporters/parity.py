@@ -165,7 +165,7 @@ def check_logits(artifact: Artifact, net: nn.Module, ids: np.ndarray, mask: np.n
               compare("logits, lengths", sweep, f"lengths {', '.join(map(str, lengths))}")[0]]
     if artifact.format == "onnx":
         checks.append(compare("logits, one batch", [right], f"{len(rows)} rows at once", batched=True)[0])
-    return (*checks, _check_spread(found, truth))
+    return (*checks, _check_spread(found, truth, len(rows)))
 
 
 def scaled_error(found: np.ndarray, truth: np.ndarray) -> float:
@@ -300,7 +300,7 @@ def _torch_logits(net: nn.Module, case: Case, with_types: bool) -> np.ndarray:
         net.train(training)
 
 
-def _check_spread(found: np.ndarray, truth: np.ndarray) -> Check:
+def _check_spread(found: np.ndarray, truth: np.ndarray, rows: int) -> Check:
     """Files that answer zeros, NaN or always the same: TFLite runtimes have done so without an error."""
     expected, spread = _rms(truth - truth.mean(axis=0)), _rms(found - found.mean(axis=0))
     value = spread / expected if expected > 0 else math.nan
@@ -312,7 +312,7 @@ def _check_spread(found: np.ndarray, truth: np.ndarray) -> Check:
         detail = "the network itself gives every row the same logits"
     else:
         detail = "spread of logits between rows, file / torch (at least)"
-    return Check("logits vary", "logits", len(found), value, MIN_SPREAD, bool(value >= MIN_SPREAD), detail)
+    return Check("logits vary", "logits", rows, value, MIN_SPREAD, bool(value >= MIN_SPREAD), detail)
 
 
 def _rms(values: np.ndarray) -> float:
