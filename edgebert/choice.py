@@ -53,8 +53,15 @@ def candidates(tables: ErrorTables, depths: Sequence[tuple[int, ...]], profile: 
         except Infeasible:
             continue
         if plan.subnet.kept == kept and plan.subnet not in (other.subnet for other in found):
-            found.append(replace(plan, predicted_error=tables.error_of(plan.subnet, plan.precision)))
+            found.append(_priced_by(tables, plan, found[0].provenance))
     return found
+
+
+def _priced_by(tables: ErrorTables, plan: CompressionPlan, provenance: dict[str, str]) -> CompressionPlan:
+    """A plan made with `tables.keeping(...)` with its error and the solver's bound as `tables` have them."""
+    error = tables.error_of(plan.subnet, plan.precision)
+    bound = replace(plan.bound, objective=error, dual=plan.bound.dual + error - plan.predicted_error)
+    return replace(plan, predicted_error=error, bound=bound, provenance=provenance)
 
 
 def fastest_within(plans: Sequence[CompressionPlan], drop_of: Callable[[CompressionPlan], float],

@@ -68,7 +68,7 @@ def fit_device(
     task: options.Task = None,
     data: options.Data = None,
     supernet: Annotated[Path | None, typer.Option(rich_help_panel=INPUT, help="A folder made by train-elastic, whose "
-                        "model and data are used: its subnets are cut in seconds.")] = None,
+                        "model and data are used; --data only where the data have moved.")] = None,
     task_type: options.TaskType = None,
     metric: options.MetricName = None,
     text_column: options.TextColumn = None,
@@ -122,9 +122,10 @@ def fit_device(
     if only_drop:
         budget = replace(budget, max_latency_ms=None)
     if supernet is not None:
-        _refuse_beside_supernet({"--model": model, "--task": task, "--data": data, "--task-type": task_type,
-                                 "--metric": metric, "--text-column": text_column, "--pair-column": pair_column,
+        _refuse_beside_supernet({"--model": model, "--task": task, "--task-type": task_type, "--metric": metric,
+                                 "--text-column": text_column, "--pair-column": pair_column,
                                  "--label-column": label_column, "--length": length, "--dry-run": dry_run or None,
+                                 "--teacher-epochs": teacher_epochs,
                                  "--effort full": effort if effort == Effort.full else None})
     if data is None and task is None:
         task = "snips"
@@ -151,7 +152,7 @@ def fit_device(
 def _refuse_beside_supernet(flags: dict[str, object]) -> None:
     given = [flag for flag, value in flags.items() if value is not None]
     if given:
-        raise UsageError(f"--supernet brings its own model and data; it contradicts {', '.join(given)}")
+        raise UsageError(f"--supernet brings its own model and task; it contradicts {', '.join(given)}")
 
 
 app.command("train-elastic", epilog=cli_train.EXAMPLES)(cli_train.train_elastic)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from enum import StrEnum
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -90,7 +91,7 @@ def train_elastic(
                      ] = Decay.linear,
     batch_size: Annotated[int, typer.Option(min=1, rich_help_panel=TRAINING, help="Rows of a step.")] = 32,
     accumulate: Annotated[int, typer.Option(min=1, rich_help_panel=TRAINING, help="Pieces a batch is computed in, to "
-                          "save memory; the result is the same.")] = 1,
+                          "save memory; the result is nearly the same.")] = 1,
     patience: Annotated[int, typer.Option(min=0, rich_help_panel=TRAINING, help="Stop after so many epochs without a "
                         "better score on the selection split; 0: never.")] = 0,
     precision: Annotated[Products, typer.Option(rich_help_panel=TRAINING, help="Of matrix products.")] = Products.bf16,
@@ -134,9 +135,9 @@ def train_elastic(
 
 def _fractions(text: str, flag: str) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise UsageError(f"{flag} {text}: give fractions separated by commas, such as 1,0.75,0.5,0.25") from error
+        return tuple(float(Fraction(part.strip())) for part in text.split(","))
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        raise UsageError(f"{flag} {text}: give fractions separated by commas, such as 1,0.75,1/2,1/4") from error
 
 
 def _show(supernet: Supernet) -> None:

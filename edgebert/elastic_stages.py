@@ -1,8 +1,7 @@
-"""The stages of elastic training, kept in the cache: rewire, train in width, train in depth, measure error tables."""
+"""The stages of elastic training: rewire, order the layers, train in width, then in depth. What is trained is cached."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,15 @@ import numpy as np
 from safetensors.torch import save_model
 
 from edgebert.compress.depth import count_runs, scored_order
-from edgebert.compress.error_tables import count_cuts, measure_errors
-from edgebert.compress.importance import Importance, importance
+from edgebert.compress.importance import in_order_already
 from edgebert.compress.subnet import extract
 from edgebert.errors import UsageError
 from edgebert.material import Material
 from edgebert.modeling import Encoder
 from edgebert.space import DEPTHS, WIDTHS, ElasticSpace, fixed_order
 from edgebert.spec import EncoderShape, SubnetSpec
-from edgebert.stages import IMPORTANCE_ROWS, TABLE_ROWS, Workplace, saved_net, weights_hash
-from edgebert.tables import ErrorTables
+from edgebert.stages import Workplace, ranked, saved_net, weights_hash
+from edgebert.tasks import choose_metric
 from edgebert.train.augment import Augmented, Candidates, candidates_for
 from edgebert.train.batches import Rows, Source, in_order, steps_per_epoch
 from edgebert.train.device import on_device
@@ -121,11 +119,8 @@ class Elastic:
 
 
 def rewired(teacher: Encoder, material: Material, criterion: str, work: Workplace) -> Encoder:
-    """The same function with heads and neurons sorted, the most important ones first (Hou et al. 2020, section 2.1).
-    Importance is measured on training rows, never on dev."""
-    sample = material.train.sample(IMPORTANCE_ROWS, work.seed)
-    with work.reporter.stage("importance of heads and neurons", len(sample)) as tick:
-        scores = importance(teacher, in_order(sample, 32), OBJECTIVES[material.data.kind], criterion, tick)
+    """The same function with heads and neurons sorted, the most important ones first (Hou et al. 2020, section 2.1)."""
+    scores = ranked(teacher, material.data, material.train, criterion, work)
     return extract(teacher, SubnetSpec.full(teacher.shape), *scores.order())
 
 
@@ -156,13 +151,15 @@ def _trained(title: str, stage: Stage, start: Encoder, lesson: Encoder | None, s
 
     As in recovery, there is no dropout, and the word embedding stays as the teacher has it.
     """
-    net = extract(start, SubnetSpec.full(start.shape), *_identity(start.shape))
+    net = extract(start, SubnetSpec.full(start.shape), *in_order_already(start).order())
     schedule, objective = stage.lasting(material.train, work.seed), OBJECTIVES[material.data.kind]
     same_width = settings.same_width and lesson is start
     inputs = {"start": weights_hash(start), "teacher": None if lesson is None else weights_hash(lesson),
               "data": material.data.sha256, "length": int(material.train.ids.shape[1]), "space": space.to_json(),
               "schedule": asdict(schedule), "curriculum": asdict(stage.curriculum), "same_width": same_width,
               "augment": settings.augment}
+    if material.metric != choose_metric(material.data.kind, material.data.labels, None):
+        inputs["metric"] = material.metric  # another one may keep other weights
     corners = list(dict.fromkeys(space.uniform(w, d) for w in (1.0, space.widths[-1]) for d in (1.0, space.depths[-1])))
 
     def validate() -> float:
@@ -208,33 +205,3 @@ def augmented(material: Material, lesson: Encoder | None, copies: int, work: Wor
                                      lambda entry: Candidates.load(entry / "candidates.safetensors"))
     work.reporter.say(f"  augmentation: {copies} copies of each row; {candidates.method}")
     return Augmented(material.train, candidates, copies, work.seed)
-
-
-def _identity(shape: EncoderShape) -> tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]]:
-    return (tuple(tuple(range(layer.heads)) for layer in shape.layers),
-            tuple(tuple(range(layer.ffn)) for layer in shape.layers))
-
-
-def elastic_tables(net: Encoder, material: Material, work: Workplace) -> ErrorTables:
-    """Errors of every single cut of a supernet, whose units are in order already."""
-    model_hash = weights_hash(net)
-    inputs = {"model": model_hash, "data": material.data.sha256, "rows": TABLE_ROWS, "seed": work.seed,
-              "length": int(material.train.ids.shape[1]), "criterion": "rewired"}
-
-    def falling(count: int) -> np.ndarray:
-        return np.arange(count, 0, -1, dtype=np.float64)
-
-    def make(out: Path, partial: Path) -> None:
-        layers = net.shape.layers
-        scores = Importance("rewired", tuple(falling(x.heads) for x in layers), tuple(falling(x.ffn) for x in layers))
-        rows = material.train.sample(TABLE_ROWS, work.seed + 1)
-        with work.reporter.stage("error tables", count_cuts(net)) as tick:
-            tables = measure_errors(net, rows, scores, OBJECTIVES[material.data.kind], model_hash,
-                                    material.data.sha256, tick)
-        (out / "tables.json").write_text(json.dumps(tables.to_json()), encoding="utf-8")
-
-    tables, found = work.cache.stage("tables", 1, inputs, make,
-                                     lambda entry: ErrorTables.loads((entry / "tables.json").read_text()))
-    if found:
-        work.reporter.reused("error tables", f"{tables.rows} training rows")
-    return tables

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edgebert.checkpoint import load_checkpoint
-from edgebert.elastic_stages import elastic_of, elastic_tables, sandwich
+from edgebert.compress.importance import IN_ORDER
+from edgebert.elastic_stages import elastic_of, sandwich
 from edgebert.errors import UsageError
 from edgebert.material import Material
 from edgebert.modeling import Encoder
@@ -29,18 +30,24 @@ class Origin:
     space: ElasticSpace | None = None
 
 
-def origin_of(request: FitRequest, supernet: Supernet | None, material: Material, teacher: Encoder,
-              work: Workplace) -> Origin:
-    """The opened supernet, or one trained now (effort "full"), or the teacher.
-
-    Raises UsageError where the data are not those the supernet was trained on."""
+def require_origin(request: FitRequest, supernet: Supernet | None, material: Material) -> None:
+    """Raises UsageError, before anything is trained, where the data are not those the supernet was trained on, or where
+    the supernet that effort "full" would train has widths that the model's heads do not allow."""
     if supernet is not None:
         if material.data.sha256 != supernet.task.sha256:
             raise UsageError(f"{supernet.folder}: trained on other data than {material.data.name} holds now; train it "
-                             "again, or give the data it was trained on")
+                             "again, or say with --data where the data it was trained on are now")
+    elif request.effort == "full":
+        sandwich().space(material.checkpoint.net.shape)
+
+
+def origin_of(request: FitRequest, supernet: Supernet | None, material: Material, teacher: Encoder,
+              work: Workplace) -> Origin:
+    """The opened supernet, or one trained now (effort "full"), or the teacher."""
+    if supernet is not None:
         net = load_checkpoint(supernet.weights_folder, material.data.labels, kind=material.data.kind).net
         return Origin(net, supernet.tables, supernet.space)
     if request.effort == "full":
         elastic = elastic_of(teacher, material, sandwich(), request.criterion, work)
-        return Origin(elastic.net, elastic_tables(elastic.net, material, work), elastic.space)
+        return Origin(elastic.net, tables_of(elastic.net, material.data, material.train, IN_ORDER, work), elastic.space)
     return Origin(teacher, tables_of(teacher, material.data, material.train, request.criterion, work))

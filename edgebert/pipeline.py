@@ -14,7 +14,7 @@ from edgebert.errors import AccuracyError, OverBudgetError
 from edgebert.evidence import Evidence
 from edgebert.material import Material, gather
 from edgebert.modeling import Encoder
-from edgebert.origin import Origin, origin_of
+from edgebert.origin import Origin, origin_of, require_origin
 from edgebert.plan import CompressionPlan
 from edgebert.progress import Reporter
 from edgebert.prove import Nets, Unproven, evaluate, prove
@@ -49,6 +49,7 @@ def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResu
     work = Workplace(cache, reporter, request.seed, request.tensorboard)
     supernet = None if request.supernet is None else open_supernet(request.supernet)
     material = gather(request if supernet is None else request.as_in(supernet), reporter)
+    require_origin(request, supernet, material)
     require_feasible(request, material)
     teacher = teacher_of(material.checkpoint, material.data, material.train, request.teacher_epochs, work)
     origin = origin_of(request, supernet, material, teacher, work)

@@ -58,11 +58,15 @@ class FitRequest:
     command: str = "edgebert fit-device"
 
     def as_in(self, supernet: Supernet) -> FitRequest:
-        """The same request for the model and the data that a supernet was trained with."""
+        """The same request for the model and the data that a supernet was trained with. The data may have moved: then
+        `self.data` says where to. Raises UsageError where they are not there."""
         record = supernet.task
-        return replace(self, model=str(supernet.teacher_folder), task=record.task, columns=record.columns,
-                       data=None if record.data is None else Path(record.data), kind=record.kind, metric=record.metric,
-                       length=record.length)
+        data = self.data or (None if record.data is None else Path(record.data))
+        if data is not None and not data.exists():
+            raise UsageError(f"{data}: the data that {supernet.folder} was trained on are not there; say with --data "
+                             "where they are now")
+        return replace(self, model=str(supernet.teacher_folder), task=None if data else record.task, data=data,
+                       columns=record.columns, kind=record.kind, metric=record.metric, length=record.length)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from safetensors.torch import load_model, save_model
 from edgebert.cache import Cache
 from edgebert.checkpoint import Checkpoint
 from edgebert.compress.error_tables import count_cuts, measure_errors
-from edgebert.compress.importance import importance
+from edgebert.compress.importance import IN_ORDER, Importance, importance, in_order_already
 from edgebert.compress.subnet import extract
 from edgebert.data import Dataset
 from edgebert.material import Material
@@ -110,19 +110,25 @@ def teacher_of(checkpoint: Checkpoint, data: Dataset, train: Rows, epochs: int |
     return net
 
 
-def tables_of(teacher: Encoder, data: Dataset, train: Rows, criterion: str, work: Workplace) -> ErrorTables:
-    """Importance on training rows, then the error of every single cut on other training rows."""
-    model_hash = weights_hash(teacher)
+def ranked(net: Encoder, data: Dataset, train: Rows, criterion: str, work: Workplace) -> Importance:
+    """Importance of heads and neurons on training rows, never on dev."""
+    sample = train.sample(IMPORTANCE_ROWS, work.seed)
+    with work.reporter.stage("importance of heads and neurons", len(sample)) as tick:
+        return importance(net, in_order(sample, 32), OBJECTIVES[data.kind], criterion, tick)
+
+
+def tables_of(net: Encoder, data: Dataset, train: Rows, criterion: str, work: Workplace) -> ErrorTables:
+    """Importance on training rows, then the error of every single cut on other training rows. criterion: how units are
+    ranked; IN_ORDER for a network that is rewired."""
+    model_hash = weights_hash(net)
     inputs = {"model": model_hash, "data": data.sha256, "criterion": criterion, "rows": [IMPORTANCE_ROWS, TABLE_ROWS],
               "length": int(train.ids.shape[1]), "seed": work.seed}
 
     def make(out: Path, partial: Path) -> None:
-        sample = train.sample(IMPORTANCE_ROWS, work.seed)
-        with work.reporter.stage("importance of heads and neurons", len(sample)) as tick:
-            scores = importance(teacher, in_order(sample, 32), OBJECTIVES[data.kind], criterion, tick)
+        scores = in_order_already(net) if criterion == IN_ORDER else ranked(net, data, train, criterion, work)
         rows = train.sample(TABLE_ROWS, work.seed + 1)
-        with work.reporter.stage("error tables", count_cuts(teacher)) as tick:
-            tables = measure_errors(teacher, rows, scores, OBJECTIVES[data.kind], model_hash, data.sha256, tick)
+        with work.reporter.stage("error tables", count_cuts(net)) as tick:
+            tables = measure_errors(net, rows, scores, OBJECTIVES[data.kind], model_hash, data.sha256, tick)
         (out / "tables.json").write_text(json.dumps(tables.to_json()), encoding="utf-8")
 
     tables, found = work.cache.stage("tables", 1, inputs, make,

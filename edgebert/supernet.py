@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgebert import __version__
+from edgebert.bundle import file_sha256
 from edgebert.data import Columns
 from edgebert.errors import UsageError
 from edgebert.space import ElasticSpace
@@ -77,17 +77,12 @@ class Supernet:
         return self.folder / TEACHER.parent
 
 
-def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_record(folder: Path, space: ElasticSpace, task: TaskRecord, teacher: tuple[float, float, float],
                  grid: tuple[GridPoint, ...], tables: ErrorTables, training: dict[str, Any]) -> None:
     """Writes supernet.json and tables.json into a folder that holds the weights already."""
     value = {"schema": SCHEMA, "edgebert": __version__, "space": space.to_json(), "task": asdict(task),
              "teacher": list(teacher), "grid": [{**asdict(p), "subnet": p.subnet.to_json()} for p in grid],
-             "training": training, "sha256": {str(p): file_sha256(folder / p) for p in (WEIGHTS, TEACHER)}}
+             "training": training, "sha256": {p.as_posix(): file_sha256(folder / p) for p in (WEIGHTS, TEACHER)}}
     (folder / "tables.json").write_text(json.dumps(tables.to_json()) + "\n", encoding="utf-8")
     (folder / "supernet.json").write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
@@ -96,6 +91,7 @@ def open_supernet(folder: Path) -> Supernet:
     """Reads and checks a supernet folder; the weights are hashed, not loaded.
 
     Raises UsageError where a part is missing, damaged, or written by a version with another format."""
+    folder = Path(folder)
     path = folder / "supernet.json"
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -108,13 +104,15 @@ def open_supernet(folder: Path) -> Supernet:
     if schema != SCHEMA:
         raise UsageError(f"{path}: written in format {schema} by edgebert {value.get('edgebert', '?')}, this is "
                          f"{__version__}, which reads format {SCHEMA}; train it again")
-    for name, expected in value.get("sha256", {}).items():
-        if name not in (str(WEIGHTS), str(TEACHER)):
-            raise UsageError(f"{path}: names a file that a supernet does not have: {name!r}")
-        if not (folder / name).is_file():
-            raise UsageError(f"{folder}: {name} is missing")
-        if file_sha256(folder / name) != expected:
-            raise UsageError(f"{folder}: {name} is not the file that was written (sha256 differs); train it again")
+    try:
+        expected = {part: value["sha256"][part.as_posix()] for part in (WEIGHTS, TEACHER)}
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"{path}: does not say what its weights are ({error}); train it again") from error
+    for part, sha256 in expected.items():
+        if not (folder / part).is_file():
+            raise UsageError(f"{folder}: {part} is missing")
+        if file_sha256(folder / part) != sha256:
+            raise UsageError(f"{folder}: {part} is not the file that was written (sha256 differs); train it again")
     try:
         task = value["task"]
         grid = tuple(GridPoint(**{**p, "subnet": SubnetSpec.from_json(p["subnet"])}) for p in value["grid"])

@@ -82,7 +82,8 @@ class ErrorTables:
     def keeping(self, kept: tuple[int, ...]) -> ErrorTables:
         """Tables under which the best plan keeps exactly these layers: leaving out one of them costs more than all other
         cuts together, leaving out another one costs nothing."""
-        most = 1.0 + sum(max(e.heads.values()) + max(e.ffn.values()) + e.int8_attention + e.int8_ffn for e in self.layers)
+        most = 1.0 + self.int8_embedding + sum(max(e.heads.values()) + max(e.ffn.values()) + e.int8_attention + e.int8_ffn
+                                               for e in self.layers)
         return replace(self, layers=tuple(replace(errors, drop=most if i in kept else 0.0)
                                           for i, errors in enumerate(self.layers)))
 

@@ -8,15 +8,16 @@ from pathlib import Path
 
 from edgebert.bundle import move_into_place
 from edgebert.cache import Cache
+from edgebert.compress.importance import IN_ORDER
 from edgebert.crew import leave_to_main
 from edgebert.data import Columns
-from edgebert.elastic_stages import Elastic, ElasticSettings, elastic_of, elastic_tables
+from edgebert.elastic_stages import Elastic, ElasticSettings, elastic_of
 from edgebert.errors import UsageError
 from edgebert.material import Material, gather
 from edgebert.modeling import Encoder, wrap
 from edgebert.progress import Reporter
 from edgebert.prove import evaluate
-from edgebert.stages import Workplace, teacher_of
+from edgebert.stages import Workplace, tables_of, teacher_of
 from edgebert.supernet import (
     TEACHER,
     WEIGHTS,
@@ -45,8 +46,6 @@ class ElasticRequest:
     columns: Columns = field(default_factory=Columns)
     kind: str | None = None
     metric: str | None = None
-    kind: str | None = None
-    metric: str | None = None
     length: int | None = None
     teacher_epochs: int | None = None
     criterion: str = "fisher"
@@ -69,14 +68,13 @@ def train_elastic(request: ElasticRequest, cache: Cache, reporter: Reporter) -> 
     teacher = teacher_of(material.checkpoint, material.data, material.train, request.teacher_epochs, work)
     elastic = elastic_of(teacher, material, request.settings, request.criterion, work)
     leave_to_main()
-    tables = elastic_tables(elastic.net, material, work)
+    tables = tables_of(elastic.net, material.data, material.train, IN_ORDER, work)
     scores, grid = score_grid(teacher, elastic, material, work)
     with reporter.stage("write the supernet"):
         return write_supernet(request, material, teacher, elastic, tables, scores, grid)
 
 
-def score_grid(teacher: Encoder, elastic: Elastic, material: Material,
-               work: Workplace,
+def score_grid(teacher: Encoder, elastic: Elastic, material: Material, work: Workplace,
                precision: str = "fp32") -> tuple[tuple[float, float, float], tuple[GridPoint, ...]]:
     """Points of the teacher and of every subnet of the grid on (select, dev, test). precision: of the subnets'
     products."""
@@ -95,7 +93,10 @@ def score_grid(teacher: Encoder, elastic: Elastic, material: Material,
 def write_supernet(request: ElasticRequest, material: Material, teacher: Encoder, elastic: Elastic, tables: ErrorTables,
                    scores: tuple[float, float, float], grid: tuple[GridPoint, ...]) -> Supernet:
     """Writes everything into a temporary folder beside `request.out` and renames it."""
+    from transformers.utils import logging
+
     data, folder = material.data, material.checkpoint.folder
+    logging.disable_progress_bar()
     made = temporary_beside(request.out)
     try:
         for name, net in ((WEIGHTS.parent, elastic.net), (TEACHER.parent, teacher)):

@@ -84,7 +84,9 @@ def main() -> None:
     work = Workplace(Cache(asked.cache), reporter, asked.seed)
     material = gather(request, reporter)
     teacher = teacher_of(material.checkpoint, material.data, material.train, asked.teacher_epochs, work)
-    known = [json.loads(line)["variant"] for line in asked.out.read_text().splitlines()] if asked.out.exists() else []
+    written = map(json.loads, asked.out.read_text().splitlines() if asked.out.exists() else ())
+    here = (material.data.name, asked.seed)
+    known = {line["variant"] for line in written if (line["task"], line["seed"]) == here}
     for name, settings in variants(asked.epochs, teacher, material.inputs.max_length).items():
         if name in known or (asked.only and not any(name.startswith(start) for start in asked.only)):
             continue

@@ -57,8 +57,9 @@ def main() -> None:
     objective, rows = OBJECTIVES[material.data.kind], material.train
     fresh = {name: value.clone() for name, value in material.checkpoint.net.state_dict().items()}
     teacher = teacher_of(material.checkpoint, material.data, rows, asked.teacher_epochs, work)
-    done = {(line["way"], line["shape"]) for line in map(json.loads, asked.out.read_text().splitlines())} \
-        if asked.out.exists() else set()
+    written = map(json.loads, asked.out.read_text().splitlines() if asked.out.exists() else ())
+    here = (material.data.name, asked.seed)
+    done = {(line["way"], line["shape"]) for line in written if (line["task"], line["seed"]) == here}
 
     def note(way: str, shape: str, net) -> None:
         select, dev, test = material.scores(lambda some: logits_of(net, some))

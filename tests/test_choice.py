@@ -41,6 +41,9 @@ def test_each_depth_has_its_best_plan(seed):
     assert found[0] == search(given, profile(), budget, "onnx", 1, LENGTH, signatures=len(input_lengths(LENGTH)))
     assert len({plan.subnet for plan in found}) == len(found)
     for plan in found:
+        assert plan.provenance == found[0].provenance, "the tables that were given, not those that fix the depth"
+        assert plan.bound.objective == pytest.approx(plan.predicted_error)
+        assert plan.bound.dual <= plan.predicted_error + 1e-9
         assert plan.estimate.tail_ms <= budget.max_latency_ms
         kept = plan.subnet.kept
         pairs = [LayerSpec(h, f) for h in HEADS for f in FFN]

@@ -14,6 +14,7 @@ import torch
 
 from edgebert.bundle import verify
 from edgebert.cache import Cache
+from edgebert.cli_train import _fractions
 from edgebert.compress.depth import count_runs, scored_order
 from edgebert.compress.subnet import extract
 from edgebert.device import Budget, load_profile
@@ -85,7 +86,8 @@ def test_a_step_leaves_the_mean_gradient_of_its_subnets(net, shape, rows, space)
         logits, hidden = small.trace(*batch.inputs)
         mapped = [states[0], *(states[i] for i in (*subnet.kept[1:], 3))]
         real = batch.mask[:, :, None].float()
-        near = sum(((a - b).square() * real).sum() / (real.sum() * 48) for a, b in zip(hidden, mapped))
+        count = real.sum((1, 2)) * 48
+        near = sum((((a - b).square() * real).sum((1, 2)) / count).mean() for a, b in zip(hidden, mapped))
         term = -(answer.softmax(-1) * logits.log_softmax(-1)).sum(-1).mean()
         (term + 0.5 * near / len(hidden)).backward()
         soft += term.item()
@@ -291,14 +293,37 @@ def test_changed_data_are_noticed(trained, tmp_path):
     shutil.copytree(supernet.folder, moved)
     data = tmp_path / "task"
     shutil.copytree(request.data, data)
-    (data / "train.jsonl").write_text((data / "train.jsonl").read_text().replace("jazz", "rock"))
+    for file in data.iterdir():  # other labels: the teacher would be trained for them
+        file.write_text(file.read_text().replace('"sky"', '"air"'))
     record = json.loads((moved / "supernet.json").read_text())
     record["task"]["data"] = str(data)
     (moved / "supernet.json").write_text(json.dumps(record))
     fit = FitRequest(profile=load_profile("pixel6"), budget=Budget(max_size_mb=1.0), out=tmp_path / "x", task="snips",
                      supernet=moved, runtime="onnx")
+    reporter = Reporter(quiet=True)
     with pytest.raises(UsageError, match="trained on other data"):
-        fit_device(fit, cache, Reporter(quiet=True))
+        fit_device(fit, cache, reporter)
+    assert "fine-tune the teacher" not in reporter.seconds
+
+
+def test_data_that_have_moved_are_found_by_a_flag(trained, tmp_path):
+    supernet, request, _ = trained
+    gone = replace(supernet, task=replace(supernet.task, data=str(tmp_path / "gone")))
+    fit = FitRequest(profile=load_profile("pixel6"), budget=Budget(), out=tmp_path / "x")
+    with pytest.raises(UsageError, match="gone: the data that .* was trained on are not there; say with --data"):
+        fit.as_in(gone)
+    found = replace(fit, task=None, data=request.data).as_in(gone)
+    assert (found.task, found.data, found.length) == (None, request.data, 16)
+    assert fit.as_in(supernet).data == request.data.absolute()
+
+
+def test_another_metric_chooses_the_weights_anew(trained, tmp_path):
+    _, request, cache = trained
+    settings = replace(request.settings, depth=replace(request.settings.depth, schedule=Schedule(1, 1e-3)))
+    for metric, trains in ((None, True), ("accuracy", False), ("macro_f1", True)):
+        reporter = Reporter(quiet=True)
+        train_elastic(replace(request, settings=settings, metric=metric, out=tmp_path / str(metric)), cache, reporter)
+        assert (reporter.seconds["elastic training in depth"] > 0) == trains
 
 
 @pytest.mark.parametrize(("damage", "message"), [
@@ -310,6 +335,8 @@ def test_changed_data_are_noticed(trained, tmp_path):
     (lambda s: (s / "supernet" / "model.safetensors").unlink(), "is missing"),
     (lambda s: (s / "supernet" / "model.safetensors").write_bytes(b"x"), "sha256 differs"),
     (lambda s: (s / "tables.json").write_text("[]"), "damaged"),
+    (lambda s: (s / "supernet.json").write_text((s / "supernet.json").read_text().replace('"sha256": {', '"hashes": {')),
+     "does not say what its weights are"),
 ])
 def test_a_broken_supernet_is_one_line(trained, tmp_path, damage, message):
     shutil.copytree(trained[0].folder, tmp_path / "s")
@@ -334,6 +361,7 @@ def test_the_command_line_trains_and_cuts(trained, tmp_path):
     code, text = run(*flags)
     assert code == 0, text
     assert "depth \\ width" in text and "fit-device --supernet" in text
+    assert "Writing model shards" not in text
     supernet = open_supernet(tmp_path / "s")
     assert supernet.space.widths == (1.0, 0.5) and len(supernet.grid) == 4
     stage = supernet.training["depth"]
@@ -372,3 +400,22 @@ def test_a_split_head_is_refused_before_anything_is_trained(trained, tmp_path):
         train_elastic(replace(request, settings=settings, out=tmp_path / "s"), Cache(tmp_path / "cache"),
                       Reporter(quiet=True))
     assert not (tmp_path / "cache").exists(), "not even the teacher"
+
+
+def test_effort_full_refuses_such_a_width_as_early(trained, tmp_path, monkeypatch):
+    from edgebert import origin
+
+    _, request, _ = trained
+    monkeypatch.setattr(origin, "sandwich", lambda: replace(request.settings, widths=(1.0, 0.3)))
+    fit = FitRequest(profile=load_profile("pixel6"), budget=Budget(), out=tmp_path / "b", model=request.model, task=None,
+                     data=request.data, length=16, effort="full")
+    with pytest.raises(UsageError, match="would split a head"):
+        fit_device(fit, Cache(tmp_path / "cache"), Reporter(quiet=True))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_widths_may_be_written_as_the_error_names_them():
+    assert _fractions("1, 3/4,0.5,1/12", "--widths") == (1.0, 0.75, 0.5, 1 / 12)
+    for text in ("1,", "nan", "1/0"):
+        with pytest.raises(UsageError, match="--widths"):
+            _fractions(text, "--widths")

@@ -31,39 +31,50 @@ def angle(i, j, k):
     return cosine(i - j, k - j)
 
 
-def loop_over(sets, window):
-    """Mean squared mismatch of pairs and of triples. sets: (points of the student, points of the teacher)."""
-    pairs, triples = [], []
-    for ours, theirs in sets:
-        for i, j in combinations(range(len(ours)), 2):
-            pairs.append((cosine(ours[i], ours[j]) - cosine(theirs[i], theirs[j])) ** 2)
-        for j in range(len(ours)):
-            near = [i for i in range(len(ours)) if i != j and abs(i - j) <= window]
-            for i, k in combinations(near, 2):
-                triples.append((angle(ours[i], ours[j], ours[k]) - angle(theirs[i], theirs[j], theirs[k])) ** 2)
-    return torch.stack(pairs).mean(), torch.stack(triples).mean()
+def mean(values):
+    return sum(values) / len(values) if len(values) else torch.tensor(0.0, dtype=torch.float64)
 
 
-def word_sets(student, teacher):
-    return [(s[row, :length], t[row, :length]) for s, t in zip(student, teacher) for row, length in enumerate(LENGTHS)]
+def loop_over(ours, theirs, window):
+    """Mean squared mismatch of pairs and of triples of one set of points."""
+    pairs = [(cosine(ours[i], ours[j]) - cosine(theirs[i], theirs[j])) ** 2
+             for i, j in combinations(range(len(ours)), 2)]
+    triples = []
+    for j in range(len(ours)):
+        near = [i for i in range(len(ours)) if i != j and abs(i - j) <= window]
+        for i, k in combinations(near, 2):
+            triples.append((angle(ours[i], ours[j], ours[k]) - angle(theirs[i], theirs[j], theirs[k])) ** 2)
+    return mean(pairs), mean(triples)
 
 
-def layer_sets(student, teacher):
-    return [(torch.stack([s[row, token] for s in student]), torch.stack([t[row, token] for t in teacher]))
-            for row, length in enumerate(LENGTHS) for token in range(length)]
+def words(student, teacher, window):
+    """The mean over rows and layers."""
+    found = [loop_over(s[row, :length], t[row, :length], window)
+             for s, t in zip(student, teacher) for row, length in enumerate(LENGTHS)]
+    return [mean(part) for part in zip(*found)]
+
+
+def layers(student, teacher, window):
+    """The mean over a row's tokens, then over rows."""
+    rows = []
+    for row, length in enumerate(LENGTHS):
+        found = [loop_over([s[row, token] for s in student], [t[row, token] for t in teacher], window)
+                 for token in range(length)]
+        rows.append([mean(part) for part in zip(*found)])
+    return [mean(part) for part in zip(*rows)]
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 10])
 def test_word_relation_is_the_loop_over_pairs_and_windowed_triples(mask, window):
     student, teacher = states(3, 5, 0), states(3, 8, 1)
-    pairs, triples = loop_over(word_sets(student, teacher), window)
+    pairs, triples = words(student, teacher, window)
     torch.testing.assert_close(word_relation(student, teacher, mask, window, triple_weight=0.0), pairs)
     torch.testing.assert_close(word_relation(student, teacher, mask, window, triple_weight=3.0), pairs + 3 * triples)
 
 
 def test_layer_relation_is_the_loop_over_all_layers_of_a_token(mask):
     student, teacher = states(4, 5, 0), states(4, 8, 1)
-    pairs, triples = loop_over(layer_sets(student, teacher), window=4)
+    pairs, triples = layers(student, teacher, window=4)
     torch.testing.assert_close(layer_relation(student, teacher, mask, triple_weight=0.0), pairs)
     torch.testing.assert_close(layer_relation(student, teacher, mask, triple_weight=0.5), pairs + triples / 2)
 
@@ -179,6 +190,16 @@ def test_training_on_it_alone_restores_the_relations(mask):
 
 def test_embedding_mse_is_hidden_mse_of_the_first_state(mask):
     student, teacher = states(1, 6, 0), states(1, 6, 1)
-    expected = F.mse_loss(student[0][mask.bool()], teacher[0][mask.bool()])
+    expected = mean([F.mse_loss(student[0][row, :length], teacher[0][row, :length])
+                     for row, length in enumerate(LENGTHS)])
     torch.testing.assert_close(embedding_mse(student[0], teacher[0], mask), expected)
     torch.testing.assert_close(hidden_mse(student, teacher, mask), expected)
+
+
+@pytest.mark.parametrize("loss", [hidden_mse, ckd])
+def test_the_loss_of_a_batch_is_the_mean_of_its_rows(mask, loss):
+    """So that accumulated pieces and several processes give the gradient of the whole batch."""
+    student, teacher = states(3, 5, 0), states(3, 5, 1)
+    each = [loss([s[i : i + 1] for s in student], [t[i : i + 1] for t in teacher], mask[i : i + 1])
+            for i in range(len(LENGTHS))]
+    torch.testing.assert_close(loss(student, teacher, mask), mean(each))

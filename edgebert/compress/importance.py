@@ -49,6 +49,19 @@ def taylor(gradient: torch.Tensor) -> torch.Tensor:
 CRITERIA: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"fisher": fisher, "taylor": taylor}
 
 
+IN_ORDER = "in order"
+"""The criterion of a network whose units are sorted already."""
+
+
+def in_order_already(net: Encoder) -> Importance:
+    """Scores of a rewired network: the first unit of each layer matters most."""
+    def falling(counts: Iterable[int]) -> tuple[np.ndarray, ...]:
+        return tuple(np.arange(count, 0, -1, dtype=np.float64) for count in counts)
+
+    return Importance(IN_ORDER, falling(layer.heads for layer in net.shape.layers),
+                      falling(layer.ffn for layer in net.shape.layers))
+
+
 def importance(net: Encoder, batches: Iterable[Batch], objective: Objective, criterion: str = "fisher",
                tick: Callable[[int], None] = lambda rows: None) -> Importance:
     """Scores from the objective's loss to the rows' labels. tick is called with the rows done after each batch.

@@ -15,6 +15,7 @@ from edgebert.modeling import Encoder
 from edgebert.space import ElasticSpace
 from edgebert.spec import SubnetSpec
 from edgebert.train.batches import Batch, Rows
+from edgebert.train.device import moved
 from edgebert.train.loop import Step
 from edgebert.train.losses import ckd, hidden_mse
 from edgebert.train.objectives import Objective
@@ -126,6 +127,10 @@ def _backward(running: Sliced, batch: Batch, subnets: list[SubnetSpec],
 def subnet_logits(net: Encoder, subnet: SubnetSpec, rows: Rows, precision: str = "fp32") -> np.ndarray:
     """Answers of a subnet to all rows, as `logits_of` gives those of a network."""
     net.eval()
-    running = Sliced(net, DTYPES[precision])
-    return answers_to(rows, lambda batch: running.run(net.embed(batch.ids, batch.types),
-                                                      net.attention_bias(batch.mask), subnet)[0])
+    running, home = Sliced(net, DTYPES[precision]), net.word.weight.device
+
+    def answer(batch: Batch) -> Tensor:
+        batch = moved(batch, home)
+        return running.run(net.embed(batch.ids, batch.types), net.attention_bias(batch.mask), subnet)[0]
+
+    return answers_to(rows, answer)

@@ -8,10 +8,13 @@ all layers (Layer Transforming Relation). For points r_i:
     pair (i, j):        cos(r_i, r_j)
     triple (i, j, k):   cos of the angle at r_j between r_i - r_j and r_k - r_j
 
-Each is matched by a squared difference, averaged over the pairs or triples of real tokens (the authors' code does so for
-triples, and takes the KL divergence of softmaxed cosines for pairs). Both follow from the inner products of a set, so
+Each is matched by a squared difference, averaged over the pairs or triples of real tokens of a set, then over sets (the
+authors' code takes the KL divergence of softmaxed cosines for pairs). Both follow from the inner products of a set, so
 that no difference of two states is ever stored: with d_ij = |r_i - r_j|, the law of cosines gives the angle as
 (d_ij^2 + d_kj^2 - d_ik^2) / (2 d_ij d_kj).
+
+Losses of states are means over rows of what each row's own tokens say, so that gradients add up to the same however rows
+are spread over batches and processes.
 """
 
 from __future__ import annotations
@@ -35,17 +38,17 @@ ZERO_LENGTH = 1e-12
 
 def soft_cross_entropy(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
     """Cross-entropy to the teacher's softened answer, times temperature squared (Hinton et al. 2015, section 2).
-    Logits [B, labels] -> scalar."""
+    Logits [..., labels] -> [...]."""
     target = F.softmax(teacher / temperature, -1)
-    return F.cross_entropy(student / temperature, target) * temperature**2
+    return -(target * F.log_softmax(student / temperature, -1)).sum(-1) * temperature**2
 
 
 def hidden_mse(student: list[Tensor], teacher: list[Tensor], mask: Tensor) -> Tensor:
     """Mean squared difference of paired hidden states over real tokens (Hou et al. 2020, section 2.2). Each
-    [B, L, H]; mask [B, L] -> scalar, averaged over the pairs."""
+    [B, L, H]; mask [B, L] -> scalar, averaged over a row's tokens, the pairs, and the rows."""
     real = mask[:, :, None].to(student[0].dtype)
-    count = real.sum() * student[0].shape[-1]
-    return sum(((s - t).square() * real).sum() for s, t in zip(student, teacher, strict=True)) / (count * len(student))
+    each = sum(((s - t).square() * real).sum((1, 2)) for s, t in zip(student, teacher, strict=True))
+    return (each / (mask.sum(1).clamp_min(1) * student[0].shape[-1] * len(student))).mean()
 
 
 def embedding_mse(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
@@ -71,25 +74,26 @@ def word_relation(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Te
     two are at most `window` tokens from the middle one, which keeps their cost linear in L.
 
     Lists of paired states, [B, L, Hs] and [B, L, Ht]; mask [B, L] of 0 and 1 -> scalar, averaged over layers and
-    tokens. 0 where the student's states are the teacher's but for a rotation and a scale. The gradient goes to the
+    rows. 0 where the student's states are the teacher's but for a rotation and a scale. The gradient goes to the
     student alone. Computed in float32 at least, also under autocast.
     """
     real = mask.bool()
     points = mask.shape[1]
     tables = [torch.cat([_products(state.masked_fill(~real[:, :, None], 0)) for state in states])
               for states in _paired(student, teacher)]
-    return _mismatch(*tables, real.repeat(len(student), 1), min(window, points - 1), triple_weight)
+    return _mismatch(*tables, real.repeat(len(student), 1), min(window, points - 1), triple_weight).mean()
 
 
 def layer_relation(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor,
                    triple_weight: float = 1.0) -> Tensor:
     """How one token's states lie to each other across layers (the paper's Layer Transforming Relation): all pairs and
-    triples of layers. Arguments and result as for `word_relation`."""
+    triples of layers. Arguments and result as for `word_relation`, averaged over a row's tokens."""
     real = mask.bool()
     layers = len(student)
     tables = [_products(torch.stack(list(states), 2).flatten(0, 1).masked_fill(~real.flatten()[:, None, None], 0))
               for states in _paired(student, teacher)]
-    return _mismatch(*tables, real.flatten()[:, None].expand(-1, layers), layers - 1, triple_weight)
+    each = _mismatch(*tables, real.flatten()[:, None].expand(-1, layers), layers - 1, triple_weight).view(real.shape)
+    return (each.sum(1) / real.sum(1).clamp_min(1)).mean()
 
 
 def _paired(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> tuple[Sequence[Tensor], list[Tensor]]:
@@ -107,11 +111,12 @@ def _products(x: Tensor) -> Tensor:
 
 
 def _mismatch(student: Tensor, teacher: Tensor, real: Tensor, window: int, triple_weight: float) -> Tensor:
-    """Squared difference of the relations of two tables of inner products [S, P, P]; real [S, P] -> scalar."""
+    """Squared difference of the relations of two tables of inner products [S, P, P]; real [S, P] -> [S], 0 for a set
+    without a pair."""
     points = real.shape[1]
     first, second = _pairs(points, real.device)
     both = (real[:, first] & real[:, second]).to(student.dtype)
-    loss = _mean_square(_cosines(student, first, second) - _cosines(teacher, first, second), both)
+    loss = _mean_square((_cosines(student, first, second) - _cosines(teacher, first, second)).t(), both.t())
     if triple_weight and points > 2:
         # Sets last: the many look-ups of the tables, and the sums of their gradients, then move whole rows.
         triples, last = _triples(points, window, real.device), real.t()
@@ -121,7 +126,8 @@ def _mismatch(student: Tensor, teacher: Tensor, real: Tensor, window: int, tripl
 
 
 def _mean_square(difference: Tensor, weight: Tensor) -> Tensor:
-    return (difference.square() * weight).sum() / weight.sum().clamp(min=1)
+    """Over the chosen of each set, [N, S] -> [S]."""
+    return (difference.square() * weight).sum(0) / weight.sum(0).clamp(min=1)
 
 
 def _cosines(products: Tensor, first: Tensor, second: Tensor) -> Tensor:

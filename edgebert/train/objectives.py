@@ -19,6 +19,7 @@ from torch import Tensor
 
 from edgebert.alignment import NO_LABEL
 from edgebert.train.batches import Batch
+from edgebert.train.losses import soft_cross_entropy
 
 CLOSED = -10_000.0
 """Stands for the logit of a place that cannot be an answer. Finite, so that 0 times its log-probability is 0."""
@@ -45,8 +46,7 @@ def _single_hard(logits: Tensor, batch: Batch) -> Tensor:
 
 
 def _single_soft(student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
-    """Soft cross-entropy at temperature 1 (Hinton et al. 2015, section 2)."""
-    return F.cross_entropy(student, F.softmax(teacher, -1), reduction="none")
+    return soft_cross_entropy(student, teacher)
 
 
 def _multi_hard(logits: Tensor, batch: Batch) -> Tensor:
@@ -82,8 +82,7 @@ def _tokens_hard(logits: Tensor, batch: Batch) -> Tensor:
 
 def _tokens_soft(student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
     """Soft cross-entropy, the mean over the row's real tokens."""
-    target = F.softmax(teacher, -1).transpose(1, 2)
-    return _mean_over(F.cross_entropy(student.transpose(1, 2), target, reduction="none"), batch.mask)
+    return _mean_over(soft_cross_entropy(student, teacher), batch.mask)
 
 
 def _ends(logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -103,7 +102,7 @@ def _answer_hard(logits: Tensor, batch: Batch) -> Tensor:
 def _answer_soft(student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
     """Mean of the soft cross-entropies of start and end over real tokens."""
     pairs = zip(_ends(student, batch), _ends(teacher, batch))
-    return sum(F.cross_entropy(ours, F.softmax(theirs, -1), reduction="none") for ours, theirs in pairs) / 2
+    return sum(soft_cross_entropy(ours, theirs) for ours, theirs in pairs) / 2
 
 
 OBJECTIVES = {
