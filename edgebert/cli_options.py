@@ -46,6 +46,8 @@ TensorBoard = Annotated[Path | None, typer.Option("--tensorboard", rich_help_pan
 
 def check_out(out: Path, overwrite: bool) -> None:
     """Finds out before the work, not after it, that the result cannot be written."""
+    if out.name in ("", "..") or out.is_file():
+        raise UsageError(f"--out {out}: give the name of a folder to make")
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists; pass --overwrite or another --out")
     probe = out.absolute().parent / f".{out.name}.probe-{os.getpid()}"

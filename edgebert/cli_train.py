@@ -91,7 +91,7 @@ def train_elastic(
                      ] = Decay.linear,
     batch_size: Annotated[int, typer.Option(min=1, rich_help_panel=TRAINING, help="Rows of a step.")] = 32,
     accumulate: Annotated[int, typer.Option(min=1, rich_help_panel=TRAINING, help="Pieces a batch is computed in, to "
-                          "save memory; the result is nearly the same.")] = 1,
+                          "save memory; the result is the same up to rounding.")] = 1,
     patience: Annotated[int, typer.Option(min=0, rich_help_panel=TRAINING, help="Stop after so many epochs without a "
                         "better score on the selection split; 0: never.")] = 0,
     precision: Annotated[Products, typer.Option(rich_help_panel=TRAINING, help="Of matrix products.")] = Products.bf16,
@@ -142,10 +142,10 @@ def _fractions(text: str, flag: str) -> tuple[float, ...]:
 
 def _show(supernet: Supernet) -> None:
     table = Table(title=f"{supernet.task.metric} on {supernet.task.name}: dev / test; teacher "
-                        f"{supernet.teacher[1]:.2f} / {supernet.teacher[2]:.2f}", title_justify="left")
+                        f"{supernet.teacher[1]:.2f} / {supernet.teacher[2]:.2f}", title_justify="left", pad_edge=False)
     table.add_column("depth \\ width", no_wrap=True)
     for width in supernet.space.widths:
-        table.add_column(f"{width:g}", justify="right", no_wrap=True)
+        table.add_column(f"{width:g}", justify="right")
     for depth in supernet.space.depths:
         table.add_row(f"{depth:g}", *(f"{p.dev:.2f} / {p.test:.2f}" for p in supernet.grid if p.depth == depth))
     console.print(table)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from edgebert.cli_options import check_out
+from edgebert.errors import UsageError
 from edgebert.plan import CompressionPlan
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -160,6 +162,14 @@ def test_ctrl_c_ends_with_one_line_and_resume_goes_on(bert_folder, tmp_path):
     assert errors.splitlines()[-1].startswith("edgebert: stopped") and "Traceback" not in errors
     left = [p.name.rsplit(".", 1)[-1] for p in (tmp_path / "cache" / "teacher").iterdir()]
     assert left == ["work"] and not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize("name", [".", "x/..", "file"])
+def test_an_out_that_cannot_become_a_folder_is_refused_before_the_work(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    with pytest.raises(UsageError, match="give the name of a folder to make"):
+        check_out(Path(name), overwrite=True)
 
 
 def test_a_file_nested_without_end_is_one_line(tmp_path):
