@@ -89,7 +89,7 @@ def fit_device(
                      "quarter of, exactly, or four times what the number of labels asks for; full: train a supernet "
                      "first, and cut from it.")] = Effort.standard,
     teacher_epochs: options.TeacherEpochs = None,
-    criterion: options.Criterion = "fisher",
+    criterion: options.Criterion = options.Importance.fisher,
     tflite_compat: Annotated[str | None, typer.Option(rich_help_panel=RUN, help="2.14: a file that tflite-runtime "
                              "2.14.0 computes right.")] = None,
     this_machine: Annotated[bool, typer.Option("--this-machine", rich_help_panel=RUN, help="The target is this "
@@ -126,7 +126,7 @@ def fit_device(
                                  "--text-column": text_column, "--pair-column": pair_column,
                                  "--label-column": label_column, "--length": length, "--dry-run": dry_run or None,
                                  "--teacher-epochs": teacher_epochs,
-                                 "--effort full": effort if effort == Effort.full else None})
+                                 "--effort": None if effort == Effort.standard else effort})
     if data is None and task is None:
         task = "snips"
     if dry_run:
@@ -143,7 +143,7 @@ def fit_device(
         profile=device, budget=budget, out=out, model=model, task=task, data=data,
         columns=Columns(text_column, pair_column, label_column), kind=task_type, metric=metric, runtime=runtime.value,
         threads=threads or device.threads, length=length, effort=effort.value, teacher_epochs=teacher_epochs,
-        criterion=criterion, tflite_compat=tflite_compat, minimise_latency=only_drop, supernet=supernet,
+        criterion=criterion.value, tflite_compat=tflite_compat, minimise_latency=only_drop, supernet=supernet,
         tensorboard=tensorboard, this_machine=this_machine, zip=make_zip, overwrite=overwrite, seed=seed,
         command=shlex.join(["edgebert", *sys.argv[1:]]))
     cli_plan.run(request, Cache(cache or default_cache(), resume), as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,12 @@ import typer
 from edgebert.errors import UsageError
 
 INPUT, RUN = "Model and data", "How to run"
+
+
+class Importance(StrEnum):
+    fisher = "fisher"
+    taylor = "taylor"
+
 
 Model = Annotated[str | None, typer.Option("--model", "-m", rich_help_panel=INPUT, help="Hugging Face folder or hub id. "
                                            "Default: all-MiniLM-L6-v2 from the `demo` extra.")]
@@ -33,7 +40,7 @@ Length = Annotated[int | None, typer.Option(rich_help_panel=INPUT, help="Tokens 
                                             "99.5 % of the training rows.")]
 TeacherEpochs = Annotated[int | None, typer.Option(min=1, rich_help_panel=RUN, help="Fine-tuning of a model that has no "
                                                    "classifier for these labels yet.")]
-Criterion = Annotated[str, typer.Option(rich_help_panel=RUN, help="Importance: fisher or taylor.")]
+Criterion = Annotated[Importance, typer.Option(rich_help_panel=RUN, help="How heads and neurons are ranked.")]
 Seed = Annotated[int, typer.Option(min=0, rich_help_panel=RUN)]
 CacheFolder = Annotated[Path | None, typer.Option(rich_help_panel=RUN, help="Default: $EDGEBERT_CACHE or "
                                                   "~/.cache/edgebert.")]

@@ -97,7 +97,7 @@ def train_elastic(
     precision: Annotated[Products, typer.Option(rich_help_panel=TRAINING, help="Of matrix products.")] = Products.bf16,
     tune_epochs: Annotated[float, typer.Option(rich_help_panel=TRAINING, help="A last stage on the labels.")] = 0.0,
     teacher_epochs: options.TeacherEpochs = None,
-    criterion: options.Criterion = "fisher",
+    criterion: options.Criterion = options.Importance.fisher,
     tensorboard: options.TensorBoard = None,
     seed: options.Seed = 0,
     cache: options.CacheFolder = None,
@@ -124,7 +124,7 @@ def train_elastic(
     request = ElasticRequest(
         settings, out, model=model, task=task if task or data else "snips", data=data,
         columns=Columns(text_column, pair_column, label_column), kind=task_type, metric=metric, length=length,
-        teacher_epochs=teacher_epochs, criterion=criterion, tensorboard=tensorboard, overwrite=overwrite, seed=seed,
+        teacher_epochs=teacher_epochs, criterion=criterion.value, tensorboard=tensorboard, overwrite=overwrite, seed=seed,
         command=shlex.join(["edgebert", *sys.argv[1:]]))
     supernet = train_elastic(request, Cache(cache or default_cache(), resume), Reporter())
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from edgebert.errors import UsageError
 from edgebert.material import Material
 from edgebert.modeling import Encoder
 from edgebert.space import DEPTHS, WIDTHS, ElasticSpace, fixed_order
-from edgebert.spec import EncoderShape, SubnetSpec
-from edgebert.stages import Workplace, ranked, saved_net, weights_hash
+from edgebert.spec import EncoderShape, Indices, SubnetSpec
+from edgebert.stages import IMPORTANCE_ROWS, Workplace, ranked, saved_net, weights_hash
 from edgebert.tasks import choose_metric
 from edgebert.train.augment import Augmented, Candidates, candidates_for
-from edgebert.train.batches import Rows, Source, in_order, steps_per_epoch
+from edgebert.train.batches import in_order
 from edgebert.train.device import on_device
 from edgebert.train.elastic import Curriculum, distil_step, label_step, subnet_logits
 from edgebert.train.loop import optimise
@@ -41,8 +42,9 @@ class Stage:
     curriculum: Curriculum = field(default_factory=Curriculum)
     least_steps: int = 0
 
-    def lasting(self, rows: Source, seed: int) -> Schedule:
-        per_epoch = steps_per_epoch(rows, self.schedule.batch_size)
+    def lasting(self, rows: int, seed: int) -> Schedule:
+        """The schedule for so many rows, copies included."""
+        per_epoch = -(-rows // self.schedule.batch_size)
         return replace(self.schedule, epochs=max(self.schedule.epochs, self.least_steps / per_epoch), seed=seed)
 
 
@@ -118,22 +120,44 @@ class Elastic:
     space: ElasticSpace
 
 
-def rewired(teacher: Encoder, material: Material, criterion: str, work: Workplace) -> Encoder:
-    """The same function with heads and neurons sorted, the most important ones first (Hou et al. 2020, section 2.1)."""
-    scores = ranked(teacher, material.data, material.train, criterion, work)
-    return extract(teacher, SubnetSpec.full(teacher.shape), *scores.order())
+@dataclass(frozen=True)
+class Ranking:
+    """Heads and neurons of each layer from most to least important, and layers in the order in which they leave."""
+
+    heads: Indices
+    neurons: Indices
+    leaving: tuple[int, ...]
+
+
+def ranking_of(teacher: Encoder, material: Material, order: str, criterion: str, work: Workplace) -> Ranking:
+    """Measured on training rows, or the fixed rule for layers."""
+    layers = len(teacher.layers)
+    inputs = {"model": weights_hash(teacher), "data": material.data.sha256, "criterion": criterion, "order": order,
+              "length": int(material.train.ids.shape[1]), "seed": work.seed, "rows": [IMPORTANCE_ROWS, ORDER_ROWS]}
+
+    def make(out: Path, partial: Path) -> None:
+        heads, neurons = ranked(teacher, material.data, material.train, criterion, work).order()
+        leaving = fixed_order(layers)
+        if order == "scored":
+            batches = list(in_order(material.train.sample(ORDER_ROWS, work.seed), 64))
+            with work.reporter.stage("order of layers", count_runs(layers)) as tick:
+                leaving = scored_order(teacher, batches, OBJECTIVES[material.data.kind], tick)
+        (out / "ranking.json").write_text(json.dumps([heads, neurons, leaving]), encoding="utf-8")
+
+    def load(entry: Path) -> Ranking:
+        heads, neurons, leaving = json.loads((entry / "ranking.json").read_text())
+        return Ranking(tuple(map(tuple, heads)), tuple(map(tuple, neurons)), tuple(leaving))
+
+    return work.cache.stage("ranking", 1, inputs, make, load)[0]
 
 
 def elastic_of(teacher: Encoder, material: Material, settings: ElasticSettings, criterion: str,
                work: Workplace) -> Elastic:
-    """A supernet that answers as `teacher` does, whichever of its subnets is run. The weights that score best on the
-    selection split are kept."""
-    space = settings.space(teacher.shape)
-    net = rewired(teacher, material, criterion, work)
-    if settings.order == "scored":
-        batches = list(in_order(material.train.sample(ORDER_ROWS, work.seed), 64))
-        with work.reporter.stage("order of layers", count_runs(len(teacher.layers))) as tick:
-            space = replace(space, leaving=scored_order(teacher, batches, OBJECTIVES[material.data.kind], tick))
+    """A supernet that answers as `teacher` does, whichever of its subnets is run (Hou et al. 2020, section 2): heads and
+    neurons sorted by importance, then trained. The weights that score best on the selection split are kept."""
+    ranking = ranking_of(teacher, material, settings.order, criterion, work)
+    net = extract(teacher, SubnetSpec.full(teacher.shape), ranking.heads, ranking.neurons)
+    space = replace(settings.space(teacher.shape), leaving=ranking.leaving)
     wide, lesson = replace(space, depths=(1.0,)), teacher
     if settings.width is not None:
         net = _trained("in width", settings.width, net, teacher, wide, settings, material, work)
@@ -152,12 +176,14 @@ def _trained(title: str, stage: Stage, start: Encoder, lesson: Encoder | None, s
     As in recovery, there is no dropout, and the word embedding stays as the teacher has it.
     """
     net = extract(start, SubnetSpec.full(start.shape), *in_order_already(start).order())
-    schedule, objective = stage.lasting(material.train, work.seed), OBJECTIVES[material.data.kind]
+    copies = 0 if lesson is None else settings.augment
+    schedule = stage.lasting(len(material.train) * (1 + copies), work.seed)
+    objective = OBJECTIVES[material.data.kind]
     same_width = settings.same_width and lesson is start
     inputs = {"start": weights_hash(start), "teacher": None if lesson is None else weights_hash(lesson),
               "data": material.data.sha256, "length": int(material.train.ids.shape[1]), "space": space.to_json(),
               "schedule": asdict(schedule), "curriculum": asdict(stage.curriculum), "same_width": same_width,
-              "augment": settings.augment}
+              "augment": copies}
     if material.metric != choose_metric(material.data.kind, material.data.labels, None):
         inputs["metric"] = material.metric  # another one may keep other weights
     corners = list(dict.fromkeys(space.uniform(w, d) for w in (1.0, space.widths[-1]) for d in (1.0, space.depths[-1])))
@@ -168,7 +194,7 @@ def _trained(title: str, stage: Stage, start: Encoder, lesson: Encoder | None, s
         return float(np.mean([points(subnet_logits(net, corner, material.select)) for corner in corners]))
 
     def make(out: Path, partial: Path) -> None:
-        rows = augmented(material, lesson, settings.augment, work)
+        rows = material.train if not copies else augmented(material, lesson, copies, work)
         net.dropout = 0.0
         net.word.requires_grad_(False)
         how = (stage.curriculum, objective)
@@ -183,16 +209,14 @@ def _trained(title: str, stage: Stage, start: Encoder, lesson: Encoder | None, s
         net.dropout = start.dropout
         save_model(net, str(out / "model.safetensors"))
 
-    net, found = work.cache.stage("elastic", 1, inputs, make, saved_net(net), together=True)
+    net, found = work.cache.stage("elastic", 2, inputs, make, saved_net(net), together=True)
     if found:
         work.reporter.reused(f"elastic training {title}", f"{schedule.epochs:g} epochs")
     return net
 
 
-def augmented(material: Material, lesson: Encoder | None, copies: int, work: Workplace) -> Rows | Augmented:
-    """The training rows, with copies of them in other words where a teacher answers for them."""
-    if not copies or lesson is None:
-        return material.train
+def augmented(material: Material, lesson: Encoder, copies: int, work: Workplace) -> Augmented:
+    """The training rows, and copies of them in other words."""
     inputs = {"checkpoint": material.checkpoint.sha256, "model": weights_hash(lesson), "data": material.data.sha256,
               "length": int(material.train.ids.shape[1])}
 

@@ -27,9 +27,6 @@ from edgebert.train.elastic import subnet_logits
 from edgebert.train.loop import Schedule
 from edgebert.train.teacher import logits_of
 
-ELASTIC_SHARE = 0.25
-"""Recovery of a subnet cut from a supernet, relative to that of one cut from the teacher."""
-
 
 @dataclass(frozen=True)
 class FitResult:
@@ -79,10 +76,13 @@ def require_feasible(request: FitRequest, material: Material) -> None:
     choose_plan(blank, request.profile, request.budget, request.runtime, request.threads, blank.length)
 
 
-def recovery(request: FitRequest, material: Material, origin: Origin) -> Schedule:
-    """How long the request's effort recovers on these rows; a subnet of a supernet needs less."""
-    effort = EFFORTS[request.effort] * (ELASTIC_SHARE if origin.space else 1.0)
-    return schedule_for(RECOVERY, material.train, len(material.data.labels), RECOVERY_ASK, effort, request.seed)
+def recovery(request: FitRequest, material: Material, origin: Origin) -> Schedule | None:
+    """How long the request's effort recovers on these rows. Not at all for a subnet of a supernet: that has been trained
+    to answer as it is cut, and more of the same made it no better (docs/experiments.md)."""
+    if origin.space is not None:
+        return None
+    return schedule_for(RECOVERY, material.train, len(material.data.labels), RECOVERY_ASK, EFFORTS[request.effort],
+                        request.seed)
 
 
 def decide(request: FitRequest, material: Material, teacher: Encoder, origin: Origin,
@@ -102,12 +102,8 @@ def decide(request: FitRequest, material: Material, teacher: Encoder, origin: Or
 
     def drop_of(plan: CompressionPlan) -> float:
         work.reporter.say(f"  trying {plan.estimate.text()}")
-        if origin.space:  # answers well as it is: nothing is trained to find out
-            found = subnet_logits(origin.net, plan.subnet, material.select)
-        else:
-            schedule = recovery(request, material, origin)
-            found = logits_of(student_of(plan, origin.net, teacher, material, schedule, work)[1], material.select)
-        drop = before - points(found)
+        _, student = student_of(plan, origin.net, teacher, material, recovery(request, material, origin), work)
+        drop = before - points(logits_of(student, material.select))
         work.reporter.say(f"    {drop:+.2f} points lost on the selection split")
         return drop
 

@@ -138,11 +138,13 @@ def tables_of(net: Encoder, data: Dataset, train: Rows, criterion: str, work: Wo
     return tables
 
 
-def student_of(plan: CompressionPlan, origin: Encoder, teacher: Encoder, material: Material, schedule: Schedule,
+def student_of(plan: CompressionPlan, origin: Encoder, teacher: Encoder, material: Material, schedule: Schedule | None,
                work: Workplace) -> tuple[Encoder, Encoder]:
-    """What the plan cuts out of `origin`, as cut and after recovery from `teacher`."""
+    """What the plan cuts out of `origin`, as cut and after recovery from `teacher`; without a schedule there is none."""
     data, train = material.data, material.train
     cut = extract(origin, plan.subnet, plan.kept_heads, plan.kept_neurons)
+    if schedule is None:
+        return cut, cut
     student = extract(origin, plan.subnet, plan.kept_heads, plan.kept_neurons)
     inputs = {"model": weights_hash(origin), "teacher": weights_hash(teacher), "data": data.sha256,
               "subnet": plan.subnet.to_json(),
@@ -156,7 +158,7 @@ def student_of(plan: CompressionPlan, origin: Encoder, teacher: Encoder, materia
                     state=partial / "state.safetensors", log=log)
         save_model(student, str(out / "model.safetensors"))
 
-    student, found = work.cache.stage("student", 1, inputs, make, saved_net(student), together=True)
+    student, found = work.cache.stage("student", 2, inputs, make, saved_net(student), together=True)
     if found:
         work.reporter.reused("recover by distillation", f"{schedule.epochs:g} epochs")
     return cut, student

@@ -16,15 +16,14 @@ from pathlib import Path
 
 from edgebert.cache import Cache, default_cache
 from edgebert.checkpoint import load_checkpoint
-from edgebert.compress.depth import scored_order
 from edgebert.compress.subnet import extract
-from edgebert.elastic_stages import ORDER_ROWS, ElasticSettings, rewired, sandwich
+from edgebert.elastic_stages import ElasticSettings, ranking_of, sandwich
 from edgebert.material import gather
 from edgebert.progress import Reporter
 from edgebert.space import ElasticSpace
 from edgebert.spec import SubnetSpec
 from edgebert.stages import RECOVERY, TEACHER, TEACHER_ASK, Workplace, schedule_for, teacher_of
-from edgebert.train.batches import in_order, steps_per_epoch
+from edgebert.train.batches import steps_per_epoch
 from edgebert.train.objectives import OBJECTIVES
 from edgebert.train.recover import recover
 from edgebert.train.teacher import fine_tune, logits_of
@@ -71,9 +70,9 @@ def main() -> None:
 
     if ("teacher", "whole") not in done:
         note("teacher", "whole", teacher)
-    sorted_net = rewired(teacher, material, "fisher", work)
-    order = scored_order(teacher, list(in_order(rows.sample(ORDER_ROWS, asked.seed), 64)), objective)
-    space = ElasticSpace(teacher.shape, order, settings.widths, settings.depths)
+    ranking = ranking_of(teacher, material, settings.order, "fisher", work)
+    sorted_net = extract(teacher, SubnetSpec.full(teacher.shape), ranking.heads, ranking.neurons)
+    space = ElasticSpace(teacher.shape, ranking.leaving, settings.widths, settings.depths)
     schedule = replace(RECOVERY, epochs=asked.steps / steps_per_epoch(rows, RECOVERY.batch_size), seed=asked.seed)
     for shape in asked.shapes.split():
         if ("separate", shape) in done:
