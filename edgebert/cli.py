@@ -126,7 +126,7 @@ def fit_device(
                                  "--text-column": text_column, "--pair-column": pair_column,
                                  "--label-column": label_column, "--length": length, "--dry-run": dry_run or None,
                                  "--teacher-epochs": teacher_epochs,
-                                 "--effort": None if effort == Effort.standard else effort})
+                                 "--effort full": effort if effort == Effort.full else None})
     if data is None and task is None:
         task = "snips"
     if dry_run:

@@ -13,9 +13,9 @@ from edgebert.errors import UsageError
 if TYPE_CHECKING:
     from edgebert.supernet import Supernet
 
-EFFORTS = {"quick": 0.25, "standard": 1.0, "thorough": 4.0, "full": None}
+EFFORTS = {"quick": 0.25, "standard": 1.0, "thorough": 4.0, "full": 4.0}
 """Effort -> how long recovery by distillation takes, relative to what the number of labels asks for. With "full" the
-student is cut from a supernet that is trained first, and needs none."""
+student is cut from a supernet that is trained first."""
 
 RUNTIME_CHOICES = ("auto", "both", *RUNTIMES)
 

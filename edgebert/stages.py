@@ -138,13 +138,11 @@ def tables_of(net: Encoder, data: Dataset, train: Rows, criterion: str, work: Wo
     return tables
 
 
-def student_of(plan: CompressionPlan, origin: Encoder, teacher: Encoder, material: Material, schedule: Schedule | None,
+def student_of(plan: CompressionPlan, origin: Encoder, teacher: Encoder, material: Material, schedule: Schedule,
                work: Workplace) -> tuple[Encoder, Encoder]:
-    """What the plan cuts out of `origin`, as cut and after recovery from `teacher`; without a schedule there is none."""
+    """What the plan cuts out of `origin`, as cut and after recovery from `teacher`."""
     data, train = material.data, material.train
     cut = extract(origin, plan.subnet, plan.kept_heads, plan.kept_neurons)
-    if schedule is None:
-        return cut, cut
     student = extract(origin, plan.subnet, plan.kept_heads, plan.kept_neurons)
     inputs = {"model": weights_hash(origin), "teacher": weights_hash(teacher), "data": data.sha256,
               "subnet": plan.subnet.to_json(),

@@ -245,9 +245,7 @@ def test_fit_device_cuts_from_the_supernet_and_proves_the_bundle(trained, tmp_pa
     assert result.evidence.model("cut").test.points > 80, "a subnet answers before any recovery"
     assert all(heads == tuple(range(len(heads))) for heads in result.plan.kept_heads)
     assert verify(tmp_path / "c").checks
-    assert not {"fine-tune the teacher", "error tables", "importance of heads and neurons",
-                "recover by distillation"} & set(reporter.seconds)
-    assert result.evidence.model("cut").test == result.evidence.model("student").test
+    assert not {"fine-tune the teacher", "error tables", "importance of heads and neurons"} & set(reporter.seconds)
 
 
 def test_the_fastest_subnet_within_a_drop_is_found_without_training(trained, tmp_path):
@@ -387,7 +385,7 @@ def test_the_command_line_trains_and_cuts(trained, tmp_path):
     (["train-elastic", "--distill", "attention"], "attention"),
     (["train-elastic", "--epochs", "-1"], "epochs -1"),
     (["fit-device", "--supernet", "s", "--task", "snips"], "contradicts --task"),
-    (["fit-device", "--supernet", "s", "--effort", "full"], "contradicts --effort"),
+    (["fit-device", "--supernet", "s", "--effort", "full"], "contradicts --effort full"),
     (["fit-device", "--supernet", "nowhere"], "no supernet.json"),
 ])
 def test_wrong_flags_end_with_code_2(tmp_path, words, message):
