@@ -2,7 +2,7 @@
 
     python examples/elastic_tables.py supernet ... [--baselines FILE.jsonl] [--ablation FILE.jsonl] [--picture FILE.svg]
 
-supernet: folders made by train-elastic. The picture needs one supernet and the baselines of its task.
+supernet: folders made by train-elastic. The picture is of the first one, and of the baselines of its task where given.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def picture(path: Path, supernet: Supernet, lines: list[dict]) -> None:
         return macs(subnet.shape(source), length) / 1e6
 
     ways = {"separate": "each on its own", "truncated": "first layers, fine-tuned"}
-    values = [{"way": "one supernet", "macs": cost(p.subnet), "points": p.test} for p in supernet.grid]
+    values = [{"way": f"supernet, depth {p.depth:g}", "macs": cost(p.subnet), "points": p.test} for p in supernet.grid]
     for line in lines:
         if line["way"] == "separate":
             width, depth = map(float, line["shape"].split(","))
@@ -81,10 +81,11 @@ def picture(path: Path, supernet: Supernet, lines: list[dict]) -> None:
             shape = replace(source, layers=source.layers[:layers])
             values.append({"way": ways["truncated"], "macs": macs(shape, length) / 1e6, "points": line["test"]})
     base = alt.Chart(alt.Data(values=values), width=560, height=320)
-    marks = base.mark_point(filled=True, size=80).encode(
-        x=alt.X("macs:Q", title=f"million multiplications for {length} tokens", scale=alt.Scale(type="log", nice=False)),
-        y=alt.Y("points:Q", title=f"{supernet.task.metric} on test, points", scale=alt.Scale(zero=False)),
-        color=alt.Color("way:N", title=None, scale=alt.Scale(scheme="tableau10")), shape=alt.Shape("way:N", title=None))
+    marks = base.mark_line(point={"size": 70}).encode(
+        x=alt.X("macs:Q", title=f"million multiplications for {length} tokens",
+                scale=alt.Scale(type="log", nice=False, padding=12)),
+        y=alt.Y("points:Q", title=f"{supernet.task.metric} on test, points", scale=alt.Scale(zero=False, padding=12)),
+        color=alt.Color("way:N", title=None, sort=None, scale=alt.Scale(scheme="tableau10")))
     level = alt.Data(values=[{"points": supernet.teacher[2]}])
     teacher = alt.Chart(level).mark_rule(strokeDash=[4, 4]).encode(y="points:Q")
     (teacher + marks).properties(title=f"{supernet.task.name}: dashed, the teacher").save(str(path))
