@@ -107,7 +107,7 @@ def train_elastic(
     overwrite: options.Overwrite = False,
     as_json: Annotated[bool, typer.Option("--json", rich_help_panel=RUN, help="Print supernet.json.")] = False,
 ) -> None:
-    """Train one model that holds every width and depth; `fit-device --supernet` then cuts from it in seconds."""
+    """Train one model that holds every width and depth, for `fit-device --supernet` to cut from in about a minute."""
     options.check_out(out, overwrite)
     spaces = {"widths": _fractions(widths, "--widths"), "depths": _fractions(depths, "--depths")}
     from edgebert.cache import Cache, default_cache
