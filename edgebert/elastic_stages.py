@@ -19,7 +19,6 @@ from edgebert.modeling import Encoder
 from edgebert.space import DEPTHS, WIDTHS, ElasticSpace, fixed_order
 from edgebert.spec import EncoderShape, Indices, SubnetSpec
 from edgebert.stages import IMPORTANCE_ROWS, Workplace, ranked, saved_net, weights_hash
-from edgebert.tasks import choose_metric
 from edgebert.train.augment import Augmented, Candidates, candidates_for
 from edgebert.train.batches import in_order
 from edgebert.train.device import on_device
@@ -183,9 +182,7 @@ def _trained(title: str, stage: Stage, start: Encoder, lesson: Encoder | None, s
     inputs = {"start": weights_hash(start), "teacher": None if lesson is None else weights_hash(lesson),
               "data": material.data.sha256, "length": int(material.train.ids.shape[1]), "space": space.to_json(),
               "schedule": asdict(schedule), "curriculum": asdict(stage.curriculum), "same_width": same_width,
-              "augment": copies}
-    if material.metric != choose_metric(material.data.kind, material.data.labels, None):
-        inputs["metric"] = material.metric  # another one may keep other weights
+              "augment": copies, "metric": material.metric}
     corners = list(dict.fromkeys(space.uniform(w, d) for w in (1.0, space.widths[-1]) for d in (1.0, space.depths[-1])))
 
     def validate() -> float:
