@@ -13,7 +13,7 @@ from typing import Literal
 
 from edgebert.device import CostRow, DeviceProfile
 from edgebert.errors import UsageError
-from edgebert.spec import EncoderShape
+from edgebert.spec import EncoderShape, LayerSpec
 from exporters.artifact import Precision
 
 MB = 1e6
@@ -59,42 +59,67 @@ class Block:
         return self.weights + self.table + self.floats
 
 
-def attention_block(shape: EncoderShape, heads: int, length: int, last: bool = False) -> Block:
-    """Projections, attention, residual and norm of a layer with that many heads; `last`: for token 0 alone."""
-    inner, hidden = heads * shape.head_dim, shape.hidden
-    common = {"inner": 0, "weights": 4 * hidden * inner, "table": 0, "channels": 3 * inner + hidden,
-              "floats": 3 * inner + hidden + 2 * hidden, "ops": _ATTENTION_OPS,
-              "constants": heads * inner - 2 * inner if last else -2 * inner}
+def _stored(shape: EncoderShape, layer: LayerSpec, name: str) -> tuple[int, int, int, int]:
+    """(weights, quantised output channels, numbers between its two factors, products) of one matrix of a layer."""
+    inputs, outputs = shape.matrix(layer, name)
+    rank = layer.rank(name)
+    return (rank * (inputs + outputs), rank + outputs, rank, 2) if rank else (inputs * outputs, outputs, 0, 1)
+
+
+def attention_block(shape: EncoderShape, layer: LayerSpec, length: int, last: bool = False) -> Block:
+    """Projections, attention, residual and norm of such a layer; `last`: for token 0 alone."""
+    heads, hidden = layer.heads, shape.hidden
+    inner, scored = heads * shape.head_dim, heads * (layer.qk_dim or shape.head_dim)
+    stored = [_stored(shape, layer, name) for name in ("query", "key", "value", "output")]
+    (query, key, value, output), between = (weights for weights, *_ in stored), [rank for _, _, rank, _ in stored]
+    masks = heads * (inner if inner == scored else inner + scored)
+    common = {"inner": 0, "weights": query + key + value + output, "table": 0,
+              "channels": sum(channels for _, channels, *_ in stored),
+              "floats": 2 * scored + inner + 3 * hidden, "ops": _ATTENTION_OPS + sum(n - 1 for *_, n in stored),
+              "constants": (masks if last else 0) - scored - inner}
     if last:
-        return Block(macs=2 * hidden * inner + 2 * heads * hidden * inner, score_macs=2 * heads * hidden * length,
-                     scores=heads * length, stream=2 * hidden * length + 4 * hidden + 3 * heads * inner,
+        each = heads * (between[1] + between[2]) + between[0] + between[3]
+        return Block(macs=query + output + heads * (key + value), score_macs=2 * heads * hidden * length,
+                     scores=heads * length, stream=2 * hidden * length + 4 * hidden + heads * (scored + 2 * inner) + each,
                      arena=3 * hidden * length + 2 * heads * (hidden + length), **common)
-    return Block(macs=4 * hidden * inner * length, score_macs=2 * inner * length * length,
-                 scores=heads * length * length, stream=(4 * hidden + 5 * inner) * length,
-                 arena=(hidden + 4 * inner) * length + 2 * heads * length * length, **common)
+    return Block(macs=(query + key + value + output) * length, score_macs=(inner + scored) * length * length,
+                 scores=heads * length * length, stream=(4 * hidden + 3 * inner + 2 * scored + sum(between)) * length,
+                 arena=(hidden + 2 * inner + 2 * scored) * length + 2 * heads * length * length, **common)
 
 
-def ffn_block(shape: EncoderShape, neurons: int, length: int, last: bool = False) -> Block:
+def ffn_block(shape: EncoderShape, layer: LayerSpec, length: int, last: bool = False) -> Block:
     """Up, GELU, down, residual and norm; `last`: for token 0 alone."""
-    hidden, tokens = shape.hidden, 1 if last else length
+    hidden, neurons, tokens = shape.hidden, layer.ffn, 1 if last else length
+    stored = [_stored(shape, layer, name) for name in ("up", "down")]
+    weights, between = sum(count for count, *_ in stored), sum(rank for _, _, rank, _ in stored)
     return Block(
-        macs=2 * hidden * neurons * tokens, score_macs=0, scores=0, inner=neurons * tokens, stream=4 * hidden * tokens,
-        weights=2 * hidden * neurons, table=0, channels=neurons + hidden, floats=neurons + hidden + 2 * hidden,
-        constants=0, ops=_FFN_OPS, arena=(hidden + 2 * neurons) * tokens)
+        macs=weights * tokens, score_macs=0, scores=0, inner=neurons * tokens,
+        stream=(4 * hidden + between) * tokens, weights=weights, table=0,
+        channels=sum(channels for _, channels, *_ in stored), floats=neurons + hidden + 2 * hidden,
+        constants=0, ops=_FFN_OPS + sum(n - 1 for *_, n in stored), arena=(hidden + 2 * neurons) * tokens)
 
 
 def embedding_blocks(shape: EncoderShape, length: int) -> list[Block]:
-    """Lookup, positions, token types and norm; then the projection, where there is one."""
+    """Lookup, positions, token types and norm; then what comes between the table and the first layer: the second
+    factor of the word table (which runs before the norm), the projection."""
     width, hidden = shape.embedding, shape.hidden
-    tables = Block(macs=0, score_macs=0, scores=0, inner=0, stream=4 * width * length, weights=0,
-                   table=shape.vocab * width, channels=shape.vocab,
+    columns = shape.word_rank or width
+    found = [Block(macs=0, score_macs=0, scores=0, inner=0, stream=4 * width * length, weights=0,
+                   table=shape.vocab * columns, channels=shape.vocab,
                    floats=(shape.positions + shape.token_types) * width + 2 * width, constants=0, ops=_EMBEDDING_OPS,
-                   arena=3 * width * length)
-    if not shape.projected:
-        return [tables]
-    return [tables, Block(macs=width * hidden * length, score_macs=0, scores=0, inner=0,
-                          stream=(width + hidden) * length, weights=width * hidden, table=0, channels=hidden,
-                          floats=hidden, constants=0, ops=_PROJECTION_OPS, arena=(width + hidden) * length)]
+                   arena=3 * width * length)]
+    if shape.word_rank:
+        found.append(_product(columns, width, length, biases=0))
+    if shape.projected:
+        found.append(_product(width, hidden, length, biases=hidden))
+    return found
+
+
+def _product(inputs: int, outputs: int, length: int, biases: int) -> Block:
+    """One matrix on every token."""
+    return Block(macs=inputs * outputs * length, score_macs=0, scores=0, inner=0, stream=(inputs + outputs) * length,
+                 weights=inputs * outputs, table=0, channels=outputs, floats=biases, constants=0, ops=_PROJECTION_OPS,
+                 arena=(inputs + outputs) * length)
 
 
 def head_block(shape: EncoderShape, length: int) -> Block:
@@ -116,8 +141,8 @@ def blocks(shape: EncoderShape, precision: Precision, length: int) -> list[tuple
     found = [(block, precision.embedding) for block in embedding_blocks(shape, length)]
     for index, (layer, choice) in enumerate(zip(shape.layers, precision.layers)):
         last = index == len(shape.layers) - 1 and shape.head == "sequence"
-        found.append((attention_block(shape, layer.heads, length, last), choice.attention))
-        found.append((ffn_block(shape, layer.ffn, length, last), choice.ffn))
+        found.append((attention_block(shape, layer, length, last), choice.attention))
+        found.append((ffn_block(shape, layer, length, last), choice.ffn))
     return [*found, (head_block(shape, length), precision.head)]
 
 

@@ -5,6 +5,7 @@ No torch here. Every record is frozen, hashable, validated when made, and goes t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -27,16 +28,51 @@ def input_lengths(length: int) -> tuple[int, ...]:
     return (length // 2, length) if length >= 32 else (length,)
 
 
+MATRICES = ("query", "key", "value", "output", "up", "down")
+"""The weight matrices of a layer, in the order they run; the first four are the attention block's."""
+
+
 @dataclass(frozen=True, order=True)
 class LayerSpec:
-    """Width of one transformer layer: attention heads and FFN neurons, both at least 1."""
+    """One transformer layer: attention heads and FFN neurons, both at least 1, and how its matrices are stored.
+
+    qk_dim: numbers of each head's query and key, 0 stands for the width of a head. ranks: (matrix, rank) of those of
+    MATRICES that are stored as a product of two, through `rank` numbers; the others are whole.
+    """
 
     heads: int
     ffn: int
+    qk_dim: int = 0
+    ranks: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.ffn < 1:
             raise UsageError(f"a layer needs at least 1 head and 1 FFN neuron, got heads={self.heads} ffn={self.ffn}")
+        if self.qk_dim < 0:
+            raise UsageError(f"a layer's qk_dim must be at least 1, or 0 for the width of a head, got {self.qk_dim}")
+        names = [name for name, _ in self.ranks]
+        if names != [name for name in MATRICES if name in names]:
+            raise UsageError(f"ranks are of {', '.join(MATRICES)}, in this order, got {', '.join(names)}")
+        for name, rank in self.ranks:
+            if rank < 1:
+                raise UsageError(f"the rank of {name} must be at least 1, got {rank}")
+
+    def rank(self, matrix: str) -> int:
+        """The rank `matrix` is stored with, 0 where it is whole."""
+        return dict(self.ranks).get(matrix, 0)
+
+    def to_json(self) -> list[Any]:
+        """[heads, ffn], with a third value only where a matrix is not stored whole."""
+        stored = {"qk_dim": self.qk_dim, "ranks": dict(self.ranks)}
+        return [self.heads, self.ffn, *([stored] if self.qk_dim or self.ranks else [])]
+
+    @classmethod
+    def from_json(cls, value: Sequence[Any]) -> LayerSpec:
+        """Raises UsageError where a number is out of range; TypeError, ValueError or KeyError for another form."""
+        heads, ffn, *rest = value
+        stored = rest[0] if rest else {"qk_dim": 0, "ranks": {}}
+        return cls(int(heads), int(ffn), int(stored["qk_dim"]),
+                   tuple((str(name), int(rank)) for name, rank in stored["ranks"].items()))
 
 
 @dataclass(frozen=True)
@@ -47,7 +83,8 @@ class EncoderShape:
     the three embedding tables. labels: outputs of the classifier. layers: one LayerSpec per layer, in order.
     head: "sequence" (token 0 through a dense layer and head_activation, then the classifier) or "tokens" (the
     classifier on every token). embedding: width of the embedding tables and their norm, followed by a projection where
-    it is not hidden; 0 stands for hidden.
+    it is not hidden; 0 stands for hidden. word_rank: the word table is stored as a product of two, through so many
+    numbers; 0: whole.
     """
 
     hidden: int
@@ -60,6 +97,7 @@ class EncoderShape:
     head: str = "sequence"
     head_activation: str = "tanh"
     embedding: int = 0
+    word_rank: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "embedding", self.embedding or self.hidden)
@@ -68,6 +106,16 @@ class EncoderShape:
                 raise UsageError(f"encoder shape: {name} must be at least 1, got {getattr(self, name)}")
         if not self.layers:
             raise UsageError("encoder shape: at least one layer is needed")
+        if not 0 <= self.word_rank < min(self.vocab, self.embedding):
+            raise UsageError(f"encoder shape: word_rank must be 0 to {min(self.vocab, self.embedding) - 1}, got "
+                             f"{self.word_rank}")
+        for index, layer in enumerate(self.layers):
+            if layer.qk_dim > self.head_dim:
+                raise UsageError(f"layer {index}: qk_dim {layer.qk_dim} is more than the head's width {self.head_dim}")
+            for name, rank in layer.ranks:
+                most = min(self.matrix(layer, name))
+                if rank > most:
+                    raise UsageError(f"layer {index}: rank {rank} of {name} is more than its matrix has, {most}")
         for name, known in (("head", HEADS), ("head_activation", HEAD_ACTIVATIONS)):
             if getattr(self, name) not in known:
                 raise UsageError(f"encoder shape: {name} must be {' or '.join(known)}, got {getattr(self, name)!r}")
@@ -77,20 +125,31 @@ class EncoderShape:
         """Whether a projection leads from the embeddings to the first layer."""
         return self.embedding != self.hidden
 
+    def matrix(self, layer: LayerSpec, name: str) -> tuple[int, int]:
+        """(inputs, outputs) of one of MATRICES in a layer like `layer`."""
+        inner, scored = layer.heads * self.head_dim, layer.heads * (layer.qk_dim or self.head_dim)
+        return {"query": (self.hidden, scored), "key": (self.hidden, scored), "value": (self.hidden, inner),
+                "output": (inner, self.hidden), "up": (self.hidden, layer.ffn), "down": (layer.ffn, self.hidden)}[name]
+
+    @property
+    def factored(self) -> bool:
+        """Whether anything is stored as a product of two, or scored in fewer numbers than a head has."""
+        return bool(self.word_rank) or any(layer.qk_dim or layer.ranks for layer in self.layers)
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values; head, head_activation and embedding only where they are not the usual ones."""
-        value = {**asdict(self), "layers": [[layer.heads, layer.ffn] for layer in self.layers]}
-        usual = {"head": "sequence", "head_activation": "tanh", "embedding": self.hidden}
+        """Plain values; the fields with defaults only where they are not the usual ones."""
+        value = {**asdict(self), "layers": [layer.to_json() for layer in self.layers]}
+        usual = {"head": "sequence", "head_activation": "tanh", "embedding": self.hidden, "word_rank": 0}
         return {key: kept for key, kept in value.items() if key not in usual or kept != usual[key]}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> EncoderShape:
         try:
-            layers = tuple(LayerSpec(int(heads), int(ffn)) for heads, ffn in value["layers"])
+            layers = tuple(LayerSpec.from_json(layer) for layer in value["layers"])
             rest = {k: str(v) if k in ("head", "head_activation") else int(v)
                     for k, v in value.items() if k != "layers"}
             return cls(layers=layers, **rest)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UsageError(f"not an encoder shape: {error}") from error
 
 
@@ -127,14 +186,13 @@ class SubnetSpec:
         return replace(source, layers=self.layers)
 
     def to_json(self) -> dict[str, Any]:
-        return {"kept": list(self.kept), "layers": [[layer.heads, layer.ffn] for layer in self.layers]}
+        return {"kept": list(self.kept), "layers": [layer.to_json() for layer in self.layers]}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> SubnetSpec:
         try:
-            return cls(tuple(int(i) for i in value["kept"]),
-                       tuple(LayerSpec(int(heads), int(ffn)) for heads, ffn in value["layers"]))
-        except (KeyError, TypeError, ValueError) as error:
+            return cls(tuple(int(i) for i in value["kept"]), tuple(map(LayerSpec.from_json, value["layers"])))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UsageError(f"not a subnet: {error}") from error
 
 
