@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from edgebert.spec import LayerSpec
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -27,21 +29,23 @@ _SCALE = 1e3  # limits become this number: the solver's tolerance of 1e-6 is the
 
 @dataclass(frozen=True)
 class Option:
-    """One choice for one block: a width (0 for embedding and head) in a precision, and all it costs.
+    """One choice for one block: a form (of which the block's own part counts; None for embedding and head) in a
+    precision, and all it costs.
 
-    last: the option of a layer that is the last one kept.
+    last: the option of a layer that is the last one kept. word_rank: of the embedding's options, 0 for a whole table.
     """
 
     layer: int
     part: Literal["attention", "ffn", "frame"]
     last: bool
-    width: int
+    spec: LayerSpec | None
     precision: str
     error: float
     latency_ms: float
     memory_mb: float
     size_mb: float
     arena_mb: float
+    word_rank: int = 0
 
     @property
     def costs(self) -> tuple[float, ...]:

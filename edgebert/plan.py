@@ -11,7 +11,7 @@ from edgebert.cost import Estimate
 from edgebert.device import RUNTIMES, Budget
 from edgebert.errors import UsageError
 from edgebert.knapsack import Bound
-from edgebert.spec import EncoderShape, LayerSpec, SubnetSpec
+from edgebert.spec import MATRICES, EncoderShape, LayerSpec, SubnetSpec
 from exporters.artifact import LayerPrecision, Precision
 
 SCHEMA = 1
@@ -67,13 +67,16 @@ class CompressionPlan:
     def dumps(self) -> str:
         """The plan as text; `loads` gives back an equal plan."""
         layers = [{"layer": index, "heads": spec.heads, "ffn": spec.ffn, "attention_precision": choice.attention,
-                   "ffn_precision": choice.ffn, "kept_heads": to_ranges(heads), "kept_neurons": to_ranges(neurons)}
+                   "ffn_precision": choice.ffn, "kept_heads": to_ranges(heads), "kept_neurons": to_ranges(neurons),
+                   **({"qk_dim": spec.qk_dim} if spec.qk_dim else {}),
+                   **({"ranks": dict(spec.ranks)} if spec.ranks else {})}
                   for index, spec, choice, heads, neurons in zip(
                       self.subnet.kept, self.subnet.layers, self.precision.layers, self.kept_heads, self.kept_neurons)]
         value = {"schema": SCHEMA, "profile": self.profile, "runtime": self.runtime, "threads": self.threads,
                  "length": self.length, "budget": asdict(self.budget), "estimate": asdict(self.estimate),
                  "predicted_error": self.predicted_error, "bound": asdict(self.bound),
                  "embedding_precision": self.precision.embedding, "head_precision": self.precision.head,
+                 **({"word_rank": self.subnet.word_rank} if self.subnet.word_rank else {}),
                  "layers": layers, "source": {**self.source.to_json(), "layers": [
                      f"{layer.heads}x{layer.ffn}" for layer in self.source.layers]}, "provenance": self.provenance}
         return json.dumps(value, indent=2) + "\n"
@@ -93,12 +96,14 @@ class CompressionPlan:
         whole = EncoderShape(layers=tuple(_layer(text, i) for i, text in enumerate(source.take("layers", list))),
                              **{f.name: source.take(f.name, _KINDS[str(f.type)]) for f in fields(EncoderShape)
                                 if f.name != "layers" and (f.default is MISSING or f.name in source.value)})
-        specs = [LayerSpec(layer.take("heads", int), layer.take("ffn", int)) for layer in layers]
+        specs = [LayerSpec(layer.take("heads", int), layer.take("ffn", int), layer.option("qk_dim", int, 0),
+                           layer.ranks()) for layer in layers]
         precision = _precision(
             [(layer.take("attention_precision", str), layer.take("ffn_precision", str)) for layer in layers],
             read.take("embedding_precision", str), read.take("head_precision", str))
         plan = cls(
-            subnet=SubnetSpec(tuple(layer.take("layer", int) for layer in layers), tuple(specs)), source=whole,
+            subnet=SubnetSpec(tuple(layer.take("layer", int) for layer in layers), tuple(specs),
+                              read.option("word_rank", int, 0)), source=whole,
             kept_heads=tuple(layer.ranges("kept_heads") for layer in layers),
             kept_neurons=tuple(layer.ranges("kept_neurons") for layer in layers), precision=precision,
             runtime=read.take("runtime", str), threads=read.take("threads", int), length=read.take("length", int),
@@ -186,6 +191,16 @@ class _Keys:
             return from_ranges(text)
         except ValueError as error:
             raise UsageError(f"{self.where}: {key} must be ranges such as \"0-3,7\": {error}") from error
+
+    def option(self, key: str, kind: type, usual: Any) -> Any:
+        return self.take(key, kind) if key in self.value else usual
+
+    def ranks(self) -> tuple[tuple[str, int], ...]:
+        """"ranks" in the order of MATRICES, none where the key is absent."""
+        keys = _Keys(self.option("ranks", dict, {}), f"{self.where}: ranks")
+        found = tuple((name, keys.take(name, int)) for name in MATRICES if name in keys.value)
+        keys.nothing_left()
+        return found
 
     def record(self, key: str, record: type) -> Any:
         keys, made = _Keys(self.take(key, dict), f"{self.where}: {key}"), {}

@@ -1,7 +1,6 @@
 """The exact optimum of the additive model: which layers, heads, neurons and precisions to keep under a budget.
 
-`search` prices every option of every block on a device, drops what another option beats in each respect, and hands
-the rest to `edgebert.knapsack`.
+`search` hands the options that `edgebert.pricing` prices on a device to `edgebert.knapsack`.
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ from decimal import ROUND_CEILING, Context
 from typing import Literal
 
 from edgebert import cost
-from edgebert.device import PRECISIONS, Budget, CostRow, DeviceProfile
+from edgebert.device import PRECISIONS, Budget, DeviceProfile
 from edgebert.errors import BudgetError, UsageError
-from edgebert.knapsack import FRAME, Bound, Option, solve, undominated
+from edgebert.knapsack import Bound, Option, solve
 from edgebert.plan import CompressionPlan
+from edgebert.pricing import options_of
 from edgebert.spec import LayerSpec, SubnetSpec, kept_indices
 from edgebert.tables import ErrorTables
 from exporters.artifact import LayerPrecision, Precision
@@ -115,50 +115,14 @@ def _problem(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtim
     tail = profile.tail(budget.percentile)
     limits = {"latency_ms": None if budget.max_latency_ms is None else budget.max_latency_ms / tail,
               "memory_mb": budget.max_memory_mb, "size_mb": budget.max_size_mb, "error": max_error}
-    numbers = [tables.int8_embedding, *(value for e in tables.layers for value in (
-        *e.heads.values(), *e.ffn.values(), e.drop, e.int8_attention, e.int8_ffn))]
+    numbers = [tables.int8_embedding, *tables.word_ranks.values(), *(value for e in tables.layers for value in (
+        *e.heads.values(), *e.ffn.values(), e.drop, e.int8_attention, e.int8_ffn, *e.qk_dim.values(),
+        *(value for errors in e.ranks.values() for value in errors.values())))]
     if not all(math.isfinite(value) for value in numbers):
         raise UsageError("error tables hold a value that is not a finite number: measure them again")
     return _Problem(tables, profile, budget, runtime, threads, length, signatures,
-                    tuple(_options(tables, rows, length, signatures)),
+                    options_of(tables, rows, length, signatures),
                     {name: limit for name, limit in limits.items() if limit is not None}, minimise)
-
-
-def _options(tables: ErrorTables, rows: dict[str, CostRow], length: int, signatures: int) -> list[Option]:
-    """Every choice for every block, without those another choice beats in each respect."""
-    found: list[Option] = []
-    source = cost.file_shape(tables.source, length, next(iter(rows.values())).runtime, signatures)
-    ends = (*cost.embedding_blocks(source, length), cost.head_block(source, length))
-    frame = []
-    for name, row in rows.items():
-        error = tables.int8_embedding if name == "int8" else 0.0
-        size = cost.graph_bytes(row.runtime, name, signatures)[0] + sum(
-            cost.block_bytes(b, name, row.runtime, signatures) for b in ends)
-        frame.append(Option(
-            FRAME, "frame", False, 0, name, error,
-            row.base_us / 1e3 + sum(cost.block_latency_ms(b, row) for b in ends),
-            row.runtime_mb + sum(cost.block_memory_mb(b, row, signatures) for b in ends), size / cost.MB,
-            max(cost.arena_mb(b) for b in ends)))
-    found.extend(undominated(frame))
-    for layer, errors in enumerate(tables.layers):
-        for last in (False, True):
-            token_0 = last and source.head == "sequence"
-            for part, widths, int8_error in (("attention", errors.heads, errors.int8_attention),
-                                             ("ffn", errors.ffn, errors.int8_ffn)):
-                count = cost.attention_block if part == "attention" else cost.ffn_block
-                found.extend(undominated([
-                    _priced(count(source, width, length, token_0), row, layer, part, last, width,
-                            error + (int8_error if name == "int8" else 0.0), signatures)
-                    for width, error in widths.items() for name, row in rows.items()]))
-    return found
-
-
-def _priced(block: cost.Block, row: CostRow, layer: int, part: Literal["attention", "ffn"], last: bool, width: int,
-            error: float, signatures: int) -> Option:
-    size = (cost.block_bytes(block, row.precision, row.runtime, signatures)
-            + cost.graph_bytes(row.runtime, row.precision, signatures)[1])
-    return Option(layer, part, last, width, row.precision, error, cost.block_latency_ms(block, row),
-                  cost.block_memory_mb(block, row, signatures), size / cost.MB, cost.arena_mb(block))
 
 
 def _solve(problem: _Problem) -> CompressionPlan:
@@ -189,7 +153,7 @@ def _plan(problem: _Problem, chosen: tuple[Option, ...], bound: Bound) -> Compre
     ffn = {option.layer: option for option in chosen if option.part == "ffn"}
     frame, = (option for option in chosen if option.part == "frame")
     kept = tuple(sorted(attention))
-    subnet = SubnetSpec(kept, tuple(LayerSpec(attention[i].width, ffn[i].width) for i in kept))
+    subnet = SubnetSpec(kept, tuple(_joined(attention[i].spec, ffn[i].spec) for i in kept), frame.word_rank)
     precision = Precision(tuple(LayerPrecision(attention[i].precision, ffn[i].precision) for i in kept),
                           frame.precision, frame.precision)
     dropped = sum(errors.drop for i, errors in enumerate(tables.layers) if i not in attention)
@@ -206,6 +170,11 @@ def _plan(problem: _Problem, chosen: tuple[Option, ...], bound: Bound) -> Compre
         predicted_error=dropped + sum(option.error for option in chosen), bound=bound,
         provenance={"tables_sha256": digest, "metric": tables.metric, "criterion": tables.criterion,
                     "model_sha256": tables.model_sha256, "data_sha256": tables.data_sha256})
+
+
+def _joined(attention: LayerSpec, ffn: LayerSpec) -> LayerSpec:
+    """One layer of the two forms its blocks take."""
+    return LayerSpec(attention.heads, ffn.ffn, attention.qk_dim, attention.ranks + ffn.ranks)
 
 
 def _sentence(problem: _Problem, nearest: CompressionPlan, misses: dict[str, tuple[float, float]]) -> str:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 from edgebert.errors import UsageError
-from edgebert.spec import EncoderShape, SubnetSpec
+from edgebert.spec import FFN_MATRICES, EncoderShape, LayerSpec, SubnetSpec
 from exporters.artifact import Precision
 
 SCHEMA = 1
@@ -28,7 +28,9 @@ class LayerErrors:
     """Errors of one layer's options, each measured with the rest of the model whole.
 
     heads, ffn: width -> error of keeping only the most important ones (the full width costs 0). drop: error of leaving
-    the layer out. int8_attention, int8_ffn: error of int8 weights and activations in that block.
+    the layer out. int8_attention, int8_ffn: error of int8 weights and activations in that block. ranks: matrix ->
+    rank -> error of storing that matrix as a product of two. qk_dim: numbers of each head's query and key -> error of
+    computing the scores from so many. Both are empty where they were not measured.
     """
 
     heads: dict[int, float]
@@ -36,6 +38,35 @@ class LayerErrors:
     drop: float
     int8_attention: float
     int8_ffn: float
+    ranks: dict[str, dict[int, float]] = field(default_factory=dict)
+    qk_dim: dict[int, float] = field(default_factory=dict)
+
+    def stored(self, layer: LayerSpec, part: Literal["attention", "ffn"]) -> float:
+        """Error of how the matrices of one block of `layer` are stored."""
+        total = sum(self.ranks[name][rank] for name, rank in layer.ranks if (name in FFN_MATRICES) == (part == "ffn"))
+        return total + (self.qk_dim[layer.qk_dim] if layer.qk_dim and part == "attention" else 0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        value = {"heads": _keyed(self.heads), "ffn": _keyed(self.ffn), "drop": self.drop,
+                 "int8_attention": self.int8_attention, "int8_ffn": self.int8_ffn}
+        if self.ranks:
+            value["ranks"] = {name: _keyed(errors) for name, errors in self.ranks.items()}
+        return {**value, "qk_dim": _keyed(self.qk_dim)} if self.qk_dim else value
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> LayerErrors:
+        return cls(_numbers(value["heads"]), _numbers(value["ffn"]), float(value["drop"]),
+                   float(value["int8_attention"]), float(value["int8_ffn"]),
+                   {str(name): _numbers(errors) for name, errors in value.get("ranks", {}).items()},
+                   _numbers(value.get("qk_dim", {})))
+
+
+def _keyed(errors: dict[int, float]) -> dict[str, float]:
+    return {str(key): value for key, value in errors.items()}
+
+
+def _numbers(errors: dict[str, Any]) -> dict[int, float]:
+    return {int(key): float(value) for key, value in errors.items()}
 
 
 @dataclass(frozen=True)
@@ -44,7 +75,8 @@ class ErrorTables:
 
     metric: what an error is ("kl": mean KL divergence of the cut model's answer from the whole model's, in nats).
     head_order, neuron_order: per layer, indices from most to least important; a width keeps a prefix of them.
-    rows, length: how many training rows, cut to how many tokens, the errors were measured on.
+    rows, length: how many training rows, cut to how many tokens, the errors were measured on. word_ranks: rank of the
+    word table -> error, empty where it was not measured.
     """
 
     source: EncoderShape
@@ -58,6 +90,7 @@ class ErrorTables:
     length: int
     model_sha256: str
     data_sha256: str
+    word_ranks: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         count = len(self.source.layers)
@@ -82,8 +115,9 @@ class ErrorTables:
     def keeping(self, kept: tuple[int, ...]) -> ErrorTables:
         """Tables under which the best plan keeps exactly these layers: leaving out one of them costs more than all other
         cuts together, leaving out another one costs nothing."""
-        most = 1.0 + self.int8_embedding + sum(max(e.heads.values()) + max(e.ffn.values()) + e.int8_attention + e.int8_ffn
-                                               for e in self.layers)
+        most = 1.0 + self.int8_embedding + sum(self.word_ranks.values()) + sum(
+            max(e.heads.values()) + max(e.ffn.values()) + e.int8_attention + e.int8_ffn + sum(e.qk_dim.values())
+            + sum(sum(errors.values()) for errors in e.ranks.values()) for e in self.layers)
         return replace(self, layers=tuple(replace(errors, drop=most if i in kept else 0.0)
                                           for i, errors in enumerate(self.layers)))
 
@@ -93,17 +127,27 @@ class ErrorTables:
         for i, width, stored in zip(subnet.kept, subnet.layers, precision.layers):
             errors = self.layers[i]
             total += errors.heads[width.heads] + errors.ffn[width.ffn]
+            total += errors.stored(width, "attention") + errors.stored(width, "ffn")
             total += (stored.attention == "int8") * errors.int8_attention + (stored.ffn == "int8") * errors.int8_ffn
-        return total + (precision.embedding == "int8") * self.int8_embedding
+        word = self.word_ranks[subnet.word_rank] if subnet.word_rank else 0.0
+        return total + word + (precision.embedding == "int8") * self.int8_embedding
+
+    def without(self, *methods: str) -> ErrorTables:
+        """The same tables with fewer choices; methods: "lowrank" (ranks and qk_dim), "embeddings" (word_ranks)."""
+        layers = self.layers
+        if "lowrank" in methods:
+            layers = tuple(replace(errors, ranks={}, qk_dim={}) for errors in layers)
+        return replace(self, layers=layers, word_ranks={} if "embeddings" in methods else self.word_ranks)
 
     def to_json(self) -> dict[str, Any]:
-        layers = [{"heads": {str(k): v for k, v in e.heads.items()}, "ffn": {str(k): v for k, v in e.ffn.items()},
-                   "drop": e.drop, "int8_attention": e.int8_attention, "int8_ffn": e.int8_ffn} for e in self.layers]
+        layers = [errors.to_json() for errors in self.layers]
+        words = {"word_ranks": _keyed(self.word_ranks)} if self.word_ranks else {}
         return {"schema": SCHEMA, "source": self.source.to_json(), "metric": self.metric,
                 "criterion": self.criterion, "layers": layers, "int8_embedding": self.int8_embedding,
                 "head_order": [list(order) for order in self.head_order],
                 "neuron_order": [list(order) for order in self.neuron_order], "rows": self.rows,
-                "length": self.length, "model_sha256": self.model_sha256, "data_sha256": self.data_sha256}
+                "length": self.length, "model_sha256": self.model_sha256, "data_sha256": self.data_sha256,
+                **words}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> ErrorTables:
@@ -111,13 +155,11 @@ class ErrorTables:
         try:
             if value["schema"] != SCHEMA:
                 raise UsageError(f"error tables have schema {value['schema']}, this version reads {SCHEMA}")
-            layers = tuple(LayerErrors({int(k): float(v) for k, v in e["heads"].items()},
-                                       {int(k): float(v) for k, v in e["ffn"].items()}, float(e["drop"]),
-                                       float(e["int8_attention"]), float(e["int8_ffn"])) for e in value["layers"])
+            layers = tuple(map(LayerErrors.from_json, value["layers"]))
             return cls(EncoderShape.from_json(value["source"]), value["metric"], value["criterion"], layers,
                        float(value["int8_embedding"]), tuple(tuple(o) for o in value["head_order"]),
                        tuple(tuple(o) for o in value["neuron_order"]), int(value["rows"]), int(value["length"]),
-                       value["model_sha256"], value["data_sha256"])
+                       value["model_sha256"], value["data_sha256"], _numbers(value.get("word_ranks", {})))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"not a table of errors: {error}") from error
 

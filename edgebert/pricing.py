@@ -1,0 +1,83 @@
+"""Every option of every block of a model, priced on a device: what the search chooses from.
+
+An option that another one beats or equals in every respect is not offered: so a rank that does not pay on the device
+(neither in time nor in memory nor in bytes) never is.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal
+
+from edgebert import cost
+from edgebert.device import CostRow
+from edgebert.knapsack import FRAME, Option, undominated
+from edgebert.spec import ATTENTION_MATRICES, FFN_MATRICES, EncoderShape, LayerSpec
+from edgebert.tables import ErrorTables, LayerErrors
+
+Part = Literal["attention", "ffn"]
+
+SAME_RANK = (("query", "key", "value"), ("output",), ("up",), ("down",))
+"""Matrices that get one rank together: those that read the same input."""
+
+
+def options_of(tables: ErrorTables, rows: dict[str, CostRow], length: int, signatures: int) -> tuple[Option, ...]:
+    """rows: precision -> cost row of one runtime. signatures: lengths a TFLite file serves."""
+    source = cost.file_shape(tables.source, length, next(iter(rows.values())).runtime, signatures)
+    found = undominated([_frame(replace(source, word_rank=rank or source.word_rank), row,
+                                error + (tables.int8_embedding if name == "int8" else 0.0), length, signatures, rank)
+                         for rank, error in {0: 0.0, **tables.word_ranks}.items() for name, row in rows.items()])
+    for index, errors in enumerate(tables.layers):
+        parts: tuple[tuple[Part, float], ...] = (("attention", errors.int8_attention), ("ffn", errors.int8_ffn))
+        for last, (part, int8_error) in itertools.product((False, True), parts):
+            found.extend(undominated([
+                _priced(source, row, index, part, last, spec, error + (int8_error if name == "int8" else 0.0), length,
+                        signatures)
+                for spec, error in specs_of(source, source.layers[index], errors, part) for name, row in rows.items()]))
+    return tuple(found)
+
+
+def specs_of(shape: EncoderShape, whole: LayerSpec, errors: LayerErrors, part: Part) -> Iterator[tuple[LayerSpec, float]]:
+    """Each form one block of a layer may take, and its error; the other block is as in `whole`. A product of two is
+    among them only where it has fewer weights than the matrix."""
+    names = FFN_MATRICES if part == "ffn" else ATTENTION_MATRICES
+    together = [group for group in SAME_RANK if group[0] in names]
+    levels = [(0, *(rank for rank in errors.ranks.get(group[0], {}) if all(rank in errors.ranks.get(name, {})
+                                                                           for name in group))) for group in together]
+    for width, error in (errors.ffn if part == "ffn" else errors.heads).items():
+        plain = replace(whole, ffn=width) if part == "ffn" else replace(whole, heads=width)
+        for scored in (0,) if part == "ffn" else (0, *errors.qk_dim):
+            base = replace(plain, qk_dim=scored or whole.qk_dim)
+            for chosen in itertools.product(*levels):
+                ranks = tuple((name, rank) for group, rank in zip(together, chosen) if rank for name in group)
+                if all(rank * sum(shape.matrix(base, name)) < _product(shape.matrix(base, name)) for name, rank in ranks):
+                    spec = replace(base, ranks=ranks)
+                    yield spec, error + errors.stored(spec, part)
+
+
+def _product(sides: tuple[int, int]) -> int:
+    return sides[0] * sides[1]
+
+
+def _frame(source: EncoderShape, row: CostRow, error: float, length: int, signatures: int, rank: int) -> Option:
+    """Embedding and head."""
+    ends = (*cost.embedding_blocks(source, length), cost.head_block(source, length))
+    size = cost.graph_bytes(row.runtime, row.precision, signatures)[0] + sum(
+        cost.block_bytes(b, row.precision, row.runtime, signatures) for b in ends)
+    return Option(FRAME, "frame", False, None, row.precision, error,
+                  row.base_us / 1e3 + sum(cost.block_latency_ms(b, row) for b in ends),
+                  row.runtime_mb + sum(cost.block_memory_mb(b, row, signatures) for b in ends), size / cost.MB,
+                  max(cost.arena_mb(b) for b in ends), rank)
+
+
+def _priced(source: EncoderShape, row: CostRow, layer: int, part: Part, last: bool, spec: LayerSpec, error: float,
+            length: int, signatures: int) -> Option:
+    """One form of one block of one layer; `last`: of the last one kept."""
+    count = cost.attention_block if part == "attention" else cost.ffn_block
+    block = count(source, spec, length, last and source.head == "sequence")
+    size = (cost.block_bytes(block, row.precision, row.runtime, signatures)
+            + cost.graph_bytes(row.runtime, row.precision, signatures)[1])
+    return Option(layer, part, last, spec, row.precision, error, cost.block_latency_ms(block, row),
+                  cost.block_memory_mb(block, row, signatures), size / cost.MB, cost.arena_mb(block))
