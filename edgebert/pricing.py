@@ -26,7 +26,7 @@ SAME_RANK = (("query", "key", "value"), ("output",), ("up",), ("down",))
 def options_of(tables: ErrorTables, rows: dict[str, CostRow], length: int, signatures: int) -> tuple[Option, ...]:
     """rows: precision -> cost row of one runtime. signatures: lengths a TFLite file serves."""
     source = cost.file_shape(tables.source, length, next(iter(rows.values())).runtime, signatures)
-    found = undominated([_frame(replace(source, word_rank=rank or source.word_rank), row,
+    found = undominated([_frame(replace(source, word_rank=rank), row,
                                 error + (tables.int8_embedding if name == "int8" else 0.0), length, signatures, rank)
                          for rank, error in {0: 0.0, **tables.word_ranks}.items() for name, row in rows.items()])
     for index, errors in enumerate(tables.layers):
@@ -49,7 +49,7 @@ def specs_of(shape: EncoderShape, whole: LayerSpec, errors: LayerErrors, part: P
     for width, error in (errors.ffn if part == "ffn" else errors.heads).items():
         plain = replace(whole, ffn=width) if part == "ffn" else replace(whole, heads=width)
         for scored in (0,) if part == "ffn" else (0, *errors.qk_dim):
-            base = replace(plain, qk_dim=scored or whole.qk_dim)
+            base = replace(plain, qk_dim=scored)
             for chosen in itertools.product(*levels):
                 ranks = tuple((name, rank) for group, rank in zip(together, chosen) if rank for name in group)
                 if all(rank * sum(shape.matrix(base, name)) < _product(shape.matrix(base, name)) for name, rank in ranks):

@@ -110,6 +110,8 @@ def _problem(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtim
     rows = {name: have[name] for name in precisions if name in have}
     if not rows:
         profile.row(runtime, precisions[0], threads)
+    if tables.source.factored:
+        raise UsageError("the model's matrices are stored as products already; cut the model they were made from")
     if not 2 <= length <= tables.source.positions:
         raise UsageError(f"length {length} is outside 2 to {tables.source.positions}, the positions of the model")
     tail = profile.tail(budget.percentile)

@@ -119,7 +119,7 @@ def test_real_sizes_with_ranks_plan_in_seconds(layers: int, hidden: int, ffn: in
     given = replace(base, layers=tuple(replace(e, ranks=ranks, qk_dim={8: 0.1, 16: 0.05, 24: 0.01})
                                        for e in base.layers))
     whole = cost.estimate(given.source, Precision.uniform("int8", layers), profile(), "onnx", 1, LENGTH)
-    start = time.monotonic()
+    start = time.process_time()
     plan = search(given, profile(), Budget(max_latency_ms=0.4 * whole.tail_ms), "onnx", 1, LENGTH)
-    assert time.monotonic() - start < seconds
+    assert time.process_time() - start < seconds
     assert plan.estimate.tail_ms <= 0.4 * whole.tail_ms and abs(plan.bound.gap) < 1e-6

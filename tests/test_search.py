@@ -192,6 +192,9 @@ def test_without_cost_rows_nothing_is_planned() -> None:
             search(tables(0), profile(), Budget(), runtime, 3, LENGTH)
     with pytest.raises(UsageError, match="length 41 is outside 2 to 40"):
         search(tables(0), profile(), Budget(), "onnx", 1, 41)
+    factored = replace(tables(0), source=replace(tables(0).source, word_rank=2))
+    with pytest.raises(UsageError, match="products already; cut the model they were made from"):
+        search(factored, profile(), Budget(), "onnx", 1, LENGTH)
     broken = replace(tables(0), int8_embedding=float("nan"))
     with pytest.raises(UsageError, match="not a finite number"):
         search(broken, profile(), Budget(), "onnx", 1, LENGTH)
@@ -211,7 +214,7 @@ def test_real_sizes_plan_in_seconds(layers: int, hidden: int, ffn: int, seconds:
     widths = tuple(ffn * step // 16 for step in range(1, 17))
     given = tables(7, layers, tuple(range(1, 13)), widths, hidden)
     whole = cost.estimate(given.source, Precision.uniform("int8", layers), profile(), "onnx", 1, LENGTH)
-    start = time.monotonic()
+    start = time.process_time()
     plan = search(given, profile(), Budget(max_latency_ms=0.4 * whole.tail_ms), "onnx", 1, LENGTH)
-    assert time.monotonic() - start < seconds
+    assert time.process_time() - start < seconds
     assert plan.estimate.tail_ms <= 0.4 * whole.tail_ms and abs(plan.bound.gap) < 1e-6
