@@ -54,7 +54,8 @@ def resolve(source: str) -> Path:
                          f"({type(error).__name__}: {reason[:160]}); download it once and pass its folder") from error
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a checkpoint folder. Raises UsageError where it is missing, broken or no checkpoint's."""
     path = folder / "config.json"
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -80,7 +81,7 @@ def fingerprint(folder: Path) -> str:
 
 def tuned_kind(folder: Path) -> str:
     """The kind of task the checkpoint in `folder` was fine-tuned for. Raises UsageError where it has no head for any."""
-    kind = kind_of(_config(folder))
+    kind = kind_of(read_config(folder))
     if kind is None:
         raise UsageError(f"{folder} has no classifier; fine-tune it first, or let fit-device do it with --data")
     return kind
@@ -95,7 +96,7 @@ def load_checkpoint(folder: Path, labels: tuple[str, ...] | None = None, seed: i
     with `seed`.
     Raises UsageError for other families, missing or broken weights, and weights that are not finite.
     """
-    config = _config(folder)
+    config = read_config(folder)
     layout = None if config["model_type"] == "edgebert" else layout_for(config["model_type"])
     if not any(folder.glob("*.safetensors")):
         raise UsageError(f"{folder}: no .safetensors weights; convert the checkpoint with save_pretrained first "

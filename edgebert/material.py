@@ -9,7 +9,10 @@ from typing import Protocol
 
 import numpy as np
 
+from edgebert.cache import Cache, default_cache
 from edgebert.checkpoint import Checkpoint, load_checkpoint, resolve
+from edgebert.compress.vocabulary import trimmed
+from edgebert.coverage import Coverage
 from edgebert.data import Columns, Dataset, load_dataset
 from edgebert.data_kinds import ANSWERS
 from edgebert.demo import demo_model_folder, demo_task_folder
@@ -21,6 +24,7 @@ from edgebert.spec import input_lengths
 from edgebert.tasks import Scorer, choose_metric
 from edgebert.tokenization import choose_length, lengths, load_tokenizer
 from edgebert.train.batches import Rows
+from edgebert.trimming import VocabularyChoice
 from exporters.artifact import InputSpec
 
 LONGEST_WINDOW = 384
@@ -45,6 +49,8 @@ class Wanted(Protocol):
     @property
     def length(self) -> int | None: ...
     @property
+    def vocabulary(self) -> VocabularyChoice | None: ...
+    @property
     def seed(self) -> int: ...
     @property
     def notes(self) -> tuple[str, ...]: ...
@@ -54,7 +60,9 @@ class Wanted(Protocol):
 class Material:
     """checkpoint: with a classifier for the data's labels. inputs: the lengths the files are made for. train: weights
     learn from it; select: choices are made on it; dev: passes or fails the result; test: only reported. scorers: what
-    judges the answers to the last three, by name."""
+    judges the answers to the last three, by name. coverage: of the trimmed vocabulary, None where it is whole; the
+    checkpoint, its folder and the rows are then those of the trimmed one, and `gather` of the same request with
+    vocabulary None gives what it was before."""
 
     checkpoint: Checkpoint
     data: Dataset
@@ -64,6 +72,7 @@ class Material:
     dev: Rows
     test: Rows
     scorers: Mapping[str, Scorer]
+    coverage: Coverage | None = None
 
     @property
     def metric(self) -> str:
@@ -80,14 +89,18 @@ class Material:
         return select, dev, test
 
 
-def gather(request: Wanted, reporter: Reporter) -> Material:
+def gather(request: Wanted, reporter: Reporter, cache: Cache | None = None) -> Material:
     """Loads the data, then the checkpoint with a classifier for the data's labels, and encodes the rows.
 
     The length is the request's, or the shortest usual one that holds 99.5 % of the training rows uncut.
+    cache: where a checkpoint with a trimmed vocabulary is kept; None is the usual one.
     """
     folder = resolve(request.model) if request.model else demo_model_folder()
     data = load_dataset(request.data or demo_task_folder(request.task or ""), request.columns, request.kind)
     metric = choose_metric(data.kind, data.labels, request.metric)
+    coverage = None
+    if request.vocabulary is not None:
+        folder, coverage = trimmed(folder, data, request.vocabulary, cache or Cache(default_cache()), reporter)
     tokenizer = load_tokenizer(folder)
     with reporter.stage("load the checkpoint"):
         checkpoint = load_checkpoint(folder, data.labels, request.seed, data.kind)
@@ -106,6 +119,8 @@ def gather(request: Wanted, reporter: Reporter) -> Material:
     outputs = f"{len(data.labels)} labels, " if len(data.labels) > 2 else ""
     reporter.say(f"  data: {data.name}: {data.kind.replace('_', ' ')}, {len(data.train)} training rows, {outputs}rows "
                  f"cut to {length} tokens, judged by {metric.replace('_', ' ')}")
+    for line in [] if coverage is None else coverage.text().splitlines():
+        reporter.say(f"  {line}")
     rows, scorers = {}, {}
     for name in ("train", "select", "dev", "test"):
         rows[name], truth = rows_of(getattr(data, name), data, tokenizer, length)
@@ -113,4 +128,4 @@ def gather(request: Wanted, reporter: Reporter) -> Material:
             rows[name] = replace(rows[name], types=None)
         if name != "train":
             scorers[name] = Scorer(data.kind, metric, data.labels, truth)
-    return Material(checkpoint, data, inputs, **rows, scorers=scorers)
+    return Material(checkpoint, data, inputs, **rows, scorers=scorers, coverage=coverage)
