@@ -12,7 +12,7 @@ from edgebert import cost
 from edgebert.errors import UsageError
 from edgebert.layout import kind_of, layout_for, shape_of
 from edgebert.plan import CompressionPlan
-from edgebert.spec import HEAD_OF_KIND, EncoderShape, LayerSpec
+from edgebert.spec import HEAD_OF_KIND, EncoderShape, layers_of
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,12 @@ def _checkpoint_shape(path: Path) -> EncoderShape:
     labels = len(config.get("id2label") or {0: "", 1: ""})
     try:
         if kind == "edgebert":
-            layers = tuple(LayerSpec(h, f) for h, f in zip(config["layer_heads"], config["layer_ffn"], strict=True))
+            layers = layers_of(config["layer_heads"], config["layer_ffn"], config.get("layer_qk_dim"),
+                               config.get("layer_ranks"))
             return EncoderShape(config["hidden_size"], config["head_dim"], config["vocab_size"],
                                 config["max_position_embeddings"], config["type_vocab_size"], labels, layers,
                                 config.get("head", "sequence"), config.get("head_activation", "tanh"),
-                                config.get("embedding_size", 0))
+                                config.get("embedding_size", 0), config.get("word_rank", 0))
         head = HEAD_OF_KIND[kind_of(config) or "single_label_classification"]
         return shape_of(SimpleNamespace(**config), layout_for(kind), labels, head)
     except (KeyError, TypeError, AttributeError, ValueError) as error:

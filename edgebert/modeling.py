@@ -23,7 +23,8 @@ from transformers import (
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput, TokenClassifierOutput
 
 from edgebert.errors import UsageError
-from edgebert.spec import HEAD_OF_KIND, EncoderShape, LayerSpec
+from edgebert.factored import LowRank, matrix
+from edgebert.spec import ATTENTION_MATRICES, FFN_MATRICES, HEAD_OF_KIND, EncoderShape, LayerSpec, layers_of
 
 MASK_BIAS = -10_000.0
 """Added to attention scores where the mask is 0. Finite, so that half precision and int8 never see -inf or NaN."""
@@ -43,24 +44,30 @@ class LayerMask:
 
 
 class Layer(nn.Module):
-    """One post-norm transformer layer (Devlin et al. 2019) with its own width."""
+    """One post-norm transformer layer (Devlin et al. 2019) with its own width.
 
-    def __init__(self, hidden: int, head_dim: int, spec: LayerSpec, eps: float) -> None:
+    head_dim: numbers of a head's value; qk_dim: of its query and key. Scores are divided by the root of head_dim,
+    whatever qk_dim is.
+    """
+
+    def __init__(self, shape: EncoderShape, spec: LayerSpec, eps: float) -> None:
         super().__init__()
-        self.heads, self.head_dim = spec.heads, head_dim
-        inner = spec.heads * head_dim
-        self.query, self.key, self.value = (nn.Linear(hidden, inner) for _ in range(3))
-        self.output = nn.Linear(inner, hidden)
-        self.attention_norm = nn.LayerNorm(hidden, eps)
-        self.up, self.down = nn.Linear(hidden, spec.ffn), nn.Linear(spec.ffn, hidden)
-        self.ffn_norm = nn.LayerNorm(hidden, eps)
+        self.heads, self.head_dim, self.qk_dim = spec.heads, shape.head_dim, spec.qk_dim or shape.head_dim
+
+        def stored(name: str) -> nn.Linear | LowRank:
+            return matrix(*shape.matrix(spec, name), spec.rank(name))
+
+        self.query, self.key, self.value, self.output = map(stored, ATTENTION_MATRICES)
+        self.attention_norm = nn.LayerNorm(shape.hidden, eps)
+        self.up, self.down = map(stored, FFN_MATRICES)
+        self.ffn_norm = nn.LayerNorm(shape.hidden, eps)
 
     def attend(self, x: Tensor, bias: Tensor, heads: Tensor | None = None) -> Tensor:
         """x [B, L, H], bias [B, 1, 1, L] -> the attention block's output before the residual, [B, L, H]."""
         batch, length, _ = x.shape
 
         def split(y: Tensor) -> Tensor:
-            return y.view(batch, length, self.heads, self.head_dim).transpose(1, 2)
+            return y.view(batch, length, self.heads, y.shape[-1] // self.heads).transpose(1, 2)
 
         # Written out: at the short lengths of phones the fused CPU kernel's backward pass is 10 times slower.
         scores = split(self.query(x)) @ split(self.key(x)).transpose(-1, -2) * self.head_dim**-0.5
@@ -85,7 +92,9 @@ class Layer(nn.Module):
 class Encoder(nn.Module):
     """Embeddings, uneven layers, and a linear classifier behind a pooler on the first token, or on every token.
 
-    projection is None where the embeddings are as wide as the layers, pooler where shape.head is "tokens".
+    projection is None where the embeddings are as wide as the layers, pooler where shape.head is "tokens". Where the word
+    table is stored as a product, word is its first factor and word_factor, which makes a looked-up row as wide as the
+    other embeddings, its second; else word_factor is None.
     """
 
     mask_bias = MASK_BIAS
@@ -93,19 +102,21 @@ class Encoder(nn.Module):
     def __init__(self, shape: EncoderShape, eps: float = 1e-12, dropout: float = 0.1) -> None:
         super().__init__()
         self.shape, self.eps, self.dropout, self.head_activation = shape, eps, dropout, shape.head_activation
-        self.word = nn.Embedding(shape.vocab, shape.embedding)
+        self.word = nn.Embedding(shape.vocab, shape.word_rank or shape.embedding)
+        self.word_factor = nn.Linear(shape.word_rank, shape.embedding, bias=False) if shape.word_rank else None
         self.position = nn.Embedding(shape.positions, shape.embedding)
         self.token_type = nn.Embedding(shape.token_types, shape.embedding)
         self.embedding_norm = nn.LayerNorm(shape.embedding, eps)
         self.projection = nn.Linear(shape.embedding, shape.hidden) if shape.projected else None
-        self.layers = nn.ModuleList(Layer(shape.hidden, shape.head_dim, spec, eps) for spec in shape.layers)
+        self.layers = nn.ModuleList(Layer(shape, spec, eps) for spec in shape.layers)
         self.pooler = nn.Linear(shape.hidden, shape.hidden) if shape.head == "sequence" else None
         self.classifier = nn.Linear(shape.hidden, shape.labels)
 
     def embed(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """ids [B, L] -> normalised and projected embeddings [B, L, H]; positions are 0..L-1 whatever the padding."""
         types = self.token_type.weight[0] if token_type_ids is None else self.token_type(token_type_ids)
-        x = self.word(input_ids) + self.position.weight[: input_ids.shape[1]] + types
+        words = self.word(input_ids) if self.word_factor is None else self.word_factor(self.word(input_ids))
+        x = words + self.position.weight[: input_ids.shape[1]] + types
         x = F.dropout(self.embedding_norm(x), self.dropout, self.training)
         return x if self.projection is None else self.projection(x)
 
@@ -138,7 +149,8 @@ class Encoder(nn.Module):
 
 class EdgeBertConfig(PretrainedConfig):
     """Configuration of a compressed encoder. layer_heads, layer_ffn: one number per kept layer. source_layers: which
-    layers of the uncompressed model they were. head, head_activation, embedding_size: as in `EncoderShape`."""
+    layers of the uncompressed model they were. layer_qk_dim, layer_ranks: per kept layer as in `LayerSpec`, None where no
+    matrix is factored. head, head_activation, embedding_size, word_rank: as in `EncoderShape`."""
 
     model_type = "edgebert"
 
@@ -147,12 +159,14 @@ class EdgeBertConfig(PretrainedConfig):
                  source_layers: list[int] | None = None, max_position_embeddings: int = 512,
                  type_vocab_size: int = 2, layer_norm_eps: float = 1e-12, hidden_dropout_prob: float = 0.1,
                  head: str = "sequence", head_activation: str = "tanh", embedding_size: int | None = None,
-                 pad_token_id: int = 0, **kwargs: object) -> None:
+                 pad_token_id: int = 0, layer_qk_dim: list[int] | None = None,
+                 layer_ranks: list[dict[str, int]] | None = None, word_rank: int = 0, **kwargs: object) -> None:
         self.vocab_size, self.hidden_size, self.head_dim = vocab_size, hidden_size, head_dim
         self.layer_heads = list(layer_heads if layer_heads is not None else [12] * 6)
         self.layer_ffn = list(layer_ffn if layer_ffn is not None else [1536] * 6)
         self.source_layers = list(source_layers if source_layers is not None else range(len(self.layer_heads)))
         self.num_hidden_layers = len(self.layer_heads)
+        self.layer_qk_dim, self.layer_ranks, self.word_rank = layer_qk_dim, layer_ranks, word_rank
         self.max_position_embeddings, self.type_vocab_size = max_position_embeddings, type_vocab_size
         self.layer_norm_eps, self.hidden_dropout_prob = layer_norm_eps, hidden_dropout_prob
         self.head, self.head_activation, self.embedding_size = head, head_activation, embedding_size or hidden_size
@@ -160,10 +174,10 @@ class EdgeBertConfig(PretrainedConfig):
 
     @property
     def shape(self) -> EncoderShape:
-        layers = tuple(LayerSpec(h, f) for h, f in zip(self.layer_heads, self.layer_ffn, strict=True))
+        layers = layers_of(self.layer_heads, self.layer_ffn, self.layer_qk_dim, self.layer_ranks)
         return EncoderShape(self.hidden_size, self.head_dim, self.vocab_size, self.max_position_embeddings,
                             self.type_vocab_size, self.num_labels, layers, self.head, self.head_activation,
-                            self.embedding_size)
+                            self.embedding_size, self.word_rank)
 
 
 class EdgeBertModel(PreTrainedModel):
@@ -184,7 +198,7 @@ class EdgeBertModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
             nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -279,13 +293,16 @@ def wrap(net: Encoder, labels: tuple[str, ...], source_layers: tuple[int, ...] |
     shape = net.shape
     if shape.head != HEAD_OF_KIND[kind]:
         raise UsageError(f"{kind} needs a head of the kind '{HEAD_OF_KIND[kind]}', the network has '{shape.head}'")
+    factored = any(layer.factored for layer in shape.layers)
     config = EdgeBertConfig(
         vocab_size=shape.vocab, hidden_size=shape.hidden, head_dim=shape.head_dim,
         layer_heads=[layer.heads for layer in shape.layers], layer_ffn=[layer.ffn for layer in shape.layers],
         source_layers=None if source_layers is None else list(source_layers),
         max_position_embeddings=shape.positions, type_vocab_size=shape.token_types, layer_norm_eps=net.eps,
         hidden_dropout_prob=net.dropout, head=shape.head, head_activation=shape.head_activation,
-        embedding_size=shape.embedding, pad_token_id=pad_token_id,
+        embedding_size=shape.embedding, pad_token_id=pad_token_id, word_rank=shape.word_rank,
+        layer_qk_dim=[layer.qk_dim for layer in shape.layers] if factored else None,
+        layer_ranks=[dict(layer.ranks) for layer in shape.layers] if factored else None,
         problem_type=kind if shape.head == "sequence" else None,
         id2label=dict(enumerate(labels)), label2id={label: i for i, label in enumerate(labels)},
         architectures=[CLASS_OF_KIND[kind].__name__])

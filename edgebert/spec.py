@@ -28,8 +28,9 @@ def input_lengths(length: int) -> tuple[int, ...]:
     return (length // 2, length) if length >= 32 else (length,)
 
 
-MATRICES = ("query", "key", "value", "output", "up", "down")
-"""The weight matrices of a layer, in the order they run; the first four are the attention block's."""
+ATTENTION_MATRICES, FFN_MATRICES = ("query", "key", "value", "output"), ("up", "down")
+MATRICES = ATTENTION_MATRICES + FFN_MATRICES
+"""The weight matrices of a layer, in the order they run."""
 
 
 @dataclass(frozen=True, order=True)
@@ -57,6 +58,11 @@ class LayerSpec:
             if rank < 1:
                 raise UsageError(f"the rank of {name} must be at least 1, got {rank}")
 
+    @property
+    def factored(self) -> bool:
+        """Whether a matrix is stored as a product of two, or heads score in fewer numbers than they are wide."""
+        return bool(self.qk_dim or self.ranks)
+
     def rank(self, matrix: str) -> int:
         """The rank `matrix` is stored with, 0 where it is whole."""
         return dict(self.ranks).get(matrix, 0)
@@ -64,15 +70,24 @@ class LayerSpec:
     def to_json(self) -> list[Any]:
         """[heads, ffn], with a third value only where a matrix is not stored whole."""
         stored = {"qk_dim": self.qk_dim, "ranks": dict(self.ranks)}
-        return [self.heads, self.ffn, *([stored] if self.qk_dim or self.ranks else [])]
+        return [self.heads, self.ffn, *([stored] if self.factored else [])]
 
     @classmethod
     def from_json(cls, value: Sequence[Any]) -> LayerSpec:
         """Raises UsageError where a number is out of range; TypeError, ValueError or KeyError for another form."""
         heads, ffn, *rest = value
         stored = rest[0] if rest else {"qk_dim": 0, "ranks": {}}
+        ranks = stored["ranks"]
         return cls(int(heads), int(ffn), int(stored["qk_dim"]),
-                   tuple((str(name), int(rank)) for name, rank in stored["ranks"].items()))
+                   tuple((name, int(ranks[name])) for name in sorted(ranks, key=[*MATRICES, *ranks].index)))
+
+
+def layers_of(heads: Sequence[int], ffn: Sequence[int], qk_dim: Sequence[int] | None = None,
+              ranks: Sequence[dict[str, int]] | None = None) -> tuple[LayerSpec, ...]:
+    """LayerSpecs from columns of one value per layer, as a checkpoint's config.json has them; without qk_dim and ranks
+    every matrix is whole. Raises as `LayerSpec.from_json`; ValueError for columns of different lengths."""
+    columns = (heads, ffn, [0] * len(heads) if qk_dim is None else qk_dim, [{}] * len(heads) if ranks is None else ranks)
+    return tuple(LayerSpec.from_json((h, f, {"qk_dim": q, "ranks": r})) for h, f, q, r in zip(*columns, strict=True))
 
 
 @dataclass(frozen=True)
@@ -134,7 +149,7 @@ class EncoderShape:
     @property
     def factored(self) -> bool:
         """Whether anything is stored as a product of two, or scored in fewer numbers than a head has."""
-        return bool(self.word_rank) or any(layer.qk_dim or layer.ranks for layer in self.layers)
+        return bool(self.word_rank) or any(layer.factored for layer in self.layers)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; the fields with defaults only where they are not the usual ones."""
@@ -157,11 +172,13 @@ class EncoderShape:
 class SubnetSpec:
     """A smaller encoder inside a source shape: which source layers stay, and how wide each of them is.
 
-    kept: indices of source layers, strictly increasing. layers: one LayerSpec per kept layer.
+    kept: indices of source layers, strictly increasing. layers: one LayerSpec per kept layer. word_rank: as in
+    `EncoderShape`.
     """
 
     kept: tuple[int, ...]
     layers: tuple[LayerSpec, ...]
+    word_rank: int = 0
 
     def __post_init__(self) -> None:
         if not self.kept or len(self.kept) != len(self.layers):
@@ -183,15 +200,22 @@ class SubnetSpec:
             if layer.heads > whole.heads or layer.ffn > whole.ffn:
                 raise UsageError(f"layer {index}: {layer.heads} heads x {layer.ffn} neurons do not fit in the "
                                  f"source's {whole.heads} x {whole.ffn}")
-        return replace(source, layers=self.layers)
+        return replace(source, layers=self.layers, word_rank=self.word_rank)
+
+    @property
+    def whole(self) -> SubnetSpec:
+        """The same layers and widths, with nothing stored as a product of two."""
+        return SubnetSpec(self.kept, tuple(LayerSpec(layer.heads, layer.ffn) for layer in self.layers))
 
     def to_json(self) -> dict[str, Any]:
-        return {"kept": list(self.kept), "layers": [layer.to_json() for layer in self.layers]}
+        rank = {"word_rank": self.word_rank} if self.word_rank else {}
+        return {"kept": list(self.kept), "layers": [layer.to_json() for layer in self.layers], **rank}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> SubnetSpec:
         try:
-            return cls(tuple(int(i) for i in value["kept"]), tuple(map(LayerSpec.from_json, value["layers"])))
+            return cls(tuple(int(i) for i in value["kept"]), tuple(map(LayerSpec.from_json, value["layers"])),
+                       int(value.get("word_rank", 0)))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UsageError(f"not a subnet: {error}") from error
 

@@ -18,14 +18,8 @@ from edgebert.compress.importance import Importance
 from edgebert.modeling import Encoder, Layer, LayerMask
 from edgebert.tables import ErrorTables, LayerErrors, ffn_levels, head_levels
 from edgebert.train.batches import Batch, Rows, in_order
+from edgebert.train.fake_quant import fake_int8
 from edgebert.train.objectives import Objective
-
-
-def fake_int8(values: Tensor, per_row: bool) -> Tensor:
-    """What symmetric int8 holds of `values`: one scale per row, or one for all."""
-    peak = values.abs().amax(-1, keepdim=True) if per_row else values.abs().amax()
-    scale = peak.clamp_min(1e-12) / 127
-    return (values / scale).round() * scale
 
 
 def int8_layer(layer: Layer, names: tuple[str, ...]) -> Layer:
@@ -33,13 +27,14 @@ def int8_layer(layer: Layer, names: tuple[str, ...]) -> Layer:
     tensor."""
     twin = copy.deepcopy(layer)
     for name in names:
-        linear: nn.Linear = getattr(twin, name)
-        linear.weight.data = fake_int8(linear.weight.data, per_row=True)
-        linear.register_forward_pre_hook(lambda module, inputs: (fake_int8(inputs[0], per_row=False),))
+        for linear in getattr(twin, name).modules():
+            if isinstance(linear, nn.Linear):
+                linear.weight.data = fake_int8(linear.weight.data, per_row=True)
+                linear.register_forward_pre_hook(lambda module, inputs: (fake_int8(inputs[0], per_row=False),))
     return twin
 
 
-class _Prefixes:
+class Prefixes:
     """Hidden states of the whole model on the measuring rows, so that a cut in layer i starts at layer i."""
 
     def __init__(self, net: Encoder, batches: list[Batch], objective: Objective) -> None:
@@ -73,7 +68,7 @@ def _mask(order: tuple[int, ...], width: int) -> Tensor:
     return mask
 
 
-def _no_better_when_narrower(errors: dict[int, float]) -> dict[int, float]:
+def no_better_when_narrower(errors: dict[int, float]) -> dict[int, float]:
     """Errors may not grow with width: noise that says otherwise would mislead the search."""
     widths = sorted(errors)
     values = np.maximum.accumulate([errors[w] for w in reversed(widths)])[::-1]
@@ -91,7 +86,7 @@ def measure_errors(net: Encoder, rows: Rows, scores: Importance, objective: Obje
                    data_sha256: str, tick: Callable[[int], None] = lambda cuts: None) -> ErrorTables:
     """Runs every single cut on `rows`. tick is called after each of the `count_cuts(net)` cuts."""
     net.eval()
-    base = _Prefixes(net, list(in_order(rows, 64)), objective)
+    base = Prefixes(net, list(in_order(rows, 64)), objective)
     head_order, neuron_order = scores.order()
     tables = []
     for i, layer in enumerate(net.layers):
@@ -105,7 +100,7 @@ def measure_errors(net: Encoder, rows: Rows, scores: Importance, objective: Obje
         ffn = layer.up.out_features
         neurons = {w: run(LayerMask(neurons=_mask(neuron_order[i], w)))
                    for w in ffn_levels(ffn) if w < ffn} | {ffn: 0.0}
-        tables.append(LayerErrors(_no_better_when_narrower(heads), _no_better_when_narrower(neurons),
+        tables.append(LayerErrors(no_better_when_narrower(heads), no_better_when_narrower(neurons),
                                   base.without(i), run(None, int8_layer(layer, ("query", "key", "value", "output"))),
                                   run(None, int8_layer(layer, ("up", "down")))))
         tick(1)
@@ -115,7 +110,7 @@ def measure_errors(net: Encoder, rows: Rows, scores: Importance, objective: Obje
                        len(rows), rows.ids.shape[1], model_sha256, data_sha256)
 
 
-def _embedding_error(base: _Prefixes) -> float:
+def _embedding_error(base: Prefixes) -> float:
     """Error of int8 rows in the word embedding."""
     net = base.net
     twin = copy.copy(net)

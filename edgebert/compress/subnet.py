@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -37,12 +39,15 @@ def _copy_layer(target: Layer, source: Layer, heads: tuple[int, ...], neurons: t
 def extract(net: Encoder, subnet: SubnetSpec, heads: Indices, neurons: Indices) -> Encoder:
     """A new, smaller Encoder in eval mode; `net` is untouched. Equal to `net` run with `masks_of(...)`.
 
-    heads, neurons: per kept layer, source indices. Raises UsageError where they disagree with `subnet`'s widths.
+    heads, neurons: per kept layer, source indices. Raises UsageError where they disagree with `subnet`'s widths, and for
+    factored layers on either side: a product of two has no single neurons or heads to cut. The word table stays as it is.
     """
+    if subnet.word_rank or any(layer.factored for layer in (*net.shape.layers, *subnet.layers)):
+        raise UsageError("matrices are factored after layers are cut: extract the whole subnet first, then factor it")
     widths = [(len(h), len(n)) for h, n in zip(heads, neurons, strict=True)]
     if widths != [(layer.heads, layer.ffn) for layer in subnet.layers]:
         raise UsageError(f"kept indices have widths {widths}, the subnet asks for {subnet.to_json()['layers']}")
-    small = Encoder(subnet.shape(net.shape), net.eps, net.dropout)
+    small = Encoder(replace(subnet.shape(net.shape), word_rank=net.shape.word_rank), net.eps, net.dropout)
     for name, part in net.named_children():
         if name != "layers":
             getattr(small, name).load_state_dict(part.state_dict())

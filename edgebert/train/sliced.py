@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgebert.errors import UsageError
 from edgebert.modeling import Encoder, Layer
 from edgebert.spec import SubnetSpec
 
@@ -103,6 +104,9 @@ class Sliced:
     """
 
     def __init__(self, net: Encoder, dtype: torch.dtype = torch.float32, train: bool = False) -> None:
+        """Raises UsageError where layers are factored: their heads and neurons are no slices of a matrix."""
+        if any(layer.factored for layer in net.shape.layers):
+            raise UsageError("a supernet's layers must be whole matrices: cut a subnet first, factor it afterwards")
         self.net, self.dtype = net, dtype
         self._layers = [_Layer(layer, {name: _Sliced.of(getattr(layer, name), dtype, train) for name in
                                        ("query", "key", "value", "output", "up", "down")}) for layer in net.layers]
