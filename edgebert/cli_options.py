@@ -5,18 +5,30 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgebert.errors import UsageError
 
+if TYPE_CHECKING:
+    from edgebert.trimming import VocabularyChoice
+
 INPUT, RUN = "Model and data", "How to run"
 
 
 class Importance(StrEnum):
+    obs = "obs"
     fisher = "fisher"
     taylor = "taylor"
+    magnitude = "magnitude"
+
+
+class Runtime(StrEnum):
+    auto = "auto"
+    both = "both"
+    onnx = "onnx"
+    tflite = "tflite"
 
 
 Model = Annotated[str | None, typer.Option("--model", "-m", rich_help_panel=INPUT, help="Hugging Face folder or hub id. "
@@ -38,9 +50,22 @@ LabelColumn = Annotated[str | None, typer.Option(rich_help_panel=INPUT, help="Co
                                                  "or the answers.")]
 Length = Annotated[int | None, typer.Option(rich_help_panel=INPUT, help="Tokens a row is cut to. Default: what holds "
                                             "99.5 % of the training rows.")]
+VOCABULARY = "Vocabulary"
+Trim = Annotated[bool, typer.Option("--trim-vocabulary", rich_help_panel=VOCABULARY, help="Keep only the word pieces "
+                                    "that the training texts use, and what new words fall back to.")]
+Corpus = Annotated[list[Path] | None, typer.Option(rich_help_panel=VOCABULARY, help="Text files, one text a line, whose "
+                                                   "word pieces stay, beside those of the training texts.")]
+KeepLanguages = Annotated[str | None, typer.Option(rich_help_panel=VOCABULARY, help="Languages of which every piece "
+                                                   "stays, such as en,de (by the scripts they are written in).")]
+MinCount = Annotated[int | None, typer.Option(min=1, rich_help_panel=VOCABULARY, help="Pieces that occur less often go. "
+                                              "Default: 1.")]
+VocabularySize = Annotated[int | None, typer.Option(min=1, rich_help_panel=VOCABULARY, help="Fill up to so many "
+                                                    "pieces with the first ones of the vocabulary, the usual ones.")]
 TeacherEpochs = Annotated[int | None, typer.Option(min=1, rich_help_panel=RUN, help="Fine-tuning of a model that has no "
                                                    "classifier for these labels yet.")]
-Criterion = Annotated[Importance, typer.Option(rich_help_panel=RUN, help="How heads and neurons are ranked.")]
+Criterion = Annotated[Importance, typer.Option(rich_help_panel=RUN, help="How heads and neurons are "
+                                                      "ranked: by the inverse Hessian, with weight updates (obs), or by "
+                                                      "gradients or sizes.")]
 Seed = Annotated[int, typer.Option(min=0, rich_help_panel=RUN)]
 CacheFolder = Annotated[Path | None, typer.Option(rich_help_panel=RUN, help="Default: $EDGEBERT_CACHE or "
                                                   "~/.cache/edgebert.")]
@@ -49,6 +74,24 @@ Resume = Annotated[bool, typer.Option("--resume", rich_help_panel=RUN, help="Con
 Overwrite = Annotated[bool, typer.Option("--overwrite", rich_help_panel=RUN, help="Replace an older one.")]
 TensorBoard = Annotated[Path | None, typer.Option("--tensorboard", rich_help_panel=RUN, help="Folder for curves of all "
                                                   "training, as TensorBoard reads them.")]
+
+
+def vocabulary_choice(wanted: bool, corpus: list[Path] | None, languages: str | None,
+                      min_count: int | None, size: int | None) -> VocabularyChoice | None:
+    """What the vocabulary is trimmed to, None where it is left whole. Raises UsageError for flags that say how to trim
+    where nothing is trimmed."""
+    from edgebert.trimming import VocabularyChoice
+
+    given = {"--corpus": corpus, "--keep-languages": languages, "--min-count": min_count,
+             "--vocabulary-size": size}
+    if not wanted:
+        flags = [flag for flag, value in given.items() if value is not None]
+        if flags:
+            raise UsageError(f"{', '.join(flags)}: say how to trim the vocabulary; ask for that with "
+                             "--trim-vocabulary, or --methods vocabulary for fit-device")
+        return None
+    return VocabularyChoice(tuple(corpus or ()), tuple(name.strip() for name in (languages or "").split(",") if name),
+                            min_count or 1, size or 0)
 
 
 def check_out(out: Path, overwrite: bool) -> None:

@@ -70,6 +70,11 @@ def train_elastic(
     pair_column: options.PairColumn = None,
     label_column: options.LabelColumn = None,
     length: options.Length = None,
+    trim: options.Trim = False,
+    corpus: options.Corpus = None,
+    keep_languages: options.KeepLanguages = None,
+    min_count: options.MinCount = None,
+    vocabulary_size: options.VocabularySize = None,
     widths: Annotated[str, typer.Option(rich_help_panel=SPACE, help="Fractions of heads and neurons.")
                       ] = "1,0.75,0.5,0.25",
     depths: Annotated[str, typer.Option(rich_help_panel=SPACE, help="Fractions of layers.")] = "1,0.75,0.5",
@@ -109,6 +114,7 @@ def train_elastic(
 ) -> None:
     """Train one model that holds every width and depth, for `fit-device --supernet` to cut from in about a minute."""
     options.check_out(out, overwrite)
+    vocabulary = options.vocabulary_choice(trim, corpus, keep_languages, min_count, vocabulary_size)
     spaces = {"widths": _fractions(widths, "--widths"), "depths": _fractions(depths, "--depths")}
     from edgebert.cache import Cache, default_cache
     from edgebert.data import Columns
@@ -124,8 +130,8 @@ def train_elastic(
     request = ElasticRequest(
         settings, out, model=model, task=task if task or data else "snips", data=data,
         columns=Columns(text_column, pair_column, label_column), kind=task_type, metric=metric, length=length,
-        teacher_epochs=teacher_epochs, criterion=criterion.value, tensorboard=tensorboard, overwrite=overwrite, seed=seed,
-        command=shlex.join(["edgebert", *sys.argv[1:]]))
+        vocabulary=vocabulary, teacher_epochs=teacher_epochs, criterion=criterion.value, tensorboard=tensorboard,
+        overwrite=overwrite, seed=seed, command=shlex.join(["edgebert", *sys.argv[1:]]))
     supernet = train_elastic(request, Cache(cache or default_cache(), resume), Reporter())
     if as_json:
         print((supernet.folder / "supernet.json").read_text(encoding="utf-8"), end="")

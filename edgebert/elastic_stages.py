@@ -18,7 +18,7 @@ from edgebert.material import Material
 from edgebert.modeling import Encoder
 from edgebert.space import DEPTHS, WIDTHS, ElasticSpace, fixed_order
 from edgebert.spec import EncoderShape, Indices, SubnetSpec
-from edgebert.stages import IMPORTANCE_ROWS, Workplace, ranked, saved_net, weights_hash
+from edgebert.stages import IMPORTANCE_ROWS, Workplace, saved_net, unit_order, weights_hash
 from edgebert.train.augment import Augmented, Candidates, candidates_for
 from edgebert.train.batches import in_order
 from edgebert.train.device import on_device
@@ -135,7 +135,7 @@ def ranking_of(teacher: Encoder, material: Material, order: str, criterion: str,
               "length": int(material.train.ids.shape[1]), "seed": work.seed, "rows": [IMPORTANCE_ROWS, ORDER_ROWS]}
 
     def make(out: Path, partial: Path) -> None:
-        heads, neurons = ranked(teacher, material.data, material.train, criterion, work).order()
+        heads, neurons = unit_order(teacher, material.data, material.train, criterion, work)
         leaving = fixed_order(layers)
         if order == "scored":
             batches = list(in_order(material.train.sample(ORDER_ROWS, work.seed), 64))

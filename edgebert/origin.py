@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgebert.checkpoint import load_checkpoint
@@ -10,6 +10,7 @@ from edgebert.compress.importance import IN_ORDER
 from edgebert.elastic_stages import elastic_of, sandwich
 from edgebert.errors import UsageError
 from edgebert.material import Material
+from edgebert.method_tables import tables_with_hidden, tables_with_ranks, tables_with_word_ranks
 from edgebert.modeling import Encoder
 from edgebert.request import FitRequest
 from edgebert.space import ElasticSpace
@@ -43,11 +44,22 @@ def require_origin(request: FitRequest, supernet: Supernet | None, material: Mat
 
 def origin_of(request: FitRequest, supernet: Supernet | None, material: Material, teacher: Encoder,
               work: Workplace) -> Origin:
-    """The opened supernet, or one trained now (effort "full"), or the teacher."""
+    """The opened supernet, or one trained now (effort "full"), or the teacher, with the errors of all that the request's
+    methods may do to it."""
     if supernet is not None:
         net = load_checkpoint(supernet.weights_folder, material.data.labels, kind=material.data.kind).net
-        return Origin(net, supernet.tables, supernet.space)
-    if request.effort == "full":
+        origin = Origin(net, supernet.tables, supernet.space)
+    elif request.effort == "full":
         elastic = elastic_of(teacher, material, sandwich(), request.criterion, work)
-        return Origin(elastic.net, tables_of(elastic.net, material.data, material.train, IN_ORDER, work), elastic.space)
-    return Origin(teacher, tables_of(teacher, material.data, material.train, request.criterion, work))
+        origin = Origin(elastic.net, tables_of(elastic.net, material.data, material.train, IN_ORDER, work), elastic.space)
+    else:
+        origin = Origin(teacher, tables_of(teacher, material.data, material.train, request.criterion, work))
+    if "lowrank" in request.methods:
+        rows = tuple(row for row in request.profile.rows if row.threads == request.threads
+                     and request.runtime in (row.runtime, "auto", "both"))
+        origin = replace(origin, tables=tables_with_ranks(origin.tables, origin.net, material, rows, work))
+    if "stream" in request.methods:
+        origin = replace(origin, tables=tables_with_hidden(origin.tables, origin.net, material, work))
+    if "embeddings" in request.methods:
+        origin = replace(origin, tables=tables_with_word_ranks(origin.tables, origin.net, material, work))
+    return origin

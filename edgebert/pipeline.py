@@ -10,16 +10,19 @@ from edgebert.bundling import Outcome, keep_failed, write_bundle
 from edgebert.cache import Cache
 from edgebert.choice import candidates, choose_plan, fastest_within
 from edgebert.crew import leave_to_main
+from edgebert.cutting import Cut, cut_of
 from edgebert.errors import AccuracyError, OverBudgetError
 from edgebert.evidence import Evidence
 from edgebert.material import Material, gather
+from edgebert.methods import why_searched
 from edgebert.modeling import Encoder
 from edgebert.origin import Origin, origin_of, require_origin
 from edgebert.plan import CompressionPlan
+from edgebert.pricing import options_of
 from edgebert.progress import Reporter
 from edgebert.prove import Nets, Unproven, evaluate, prove
 from edgebert.request import EFFORTS, FitRequest
-from edgebert.search import front
+from edgebert.search import front, search
 from edgebert.stages import RECOVERY, RECOVERY_ASK, Workplace, schedule_for, student_of, teacher_of
 from edgebert.supernet import open_supernet
 from edgebert.tables import ErrorTables
@@ -45,16 +48,19 @@ def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResu
     """
     work = Workplace(cache, reporter, request.seed, request.tensorboard)
     supernet = None if request.supernet is None else open_supernet(request.supernet)
-    material = gather(request if supernet is None else request.as_in(supernet), reporter)
+    material = gather(request if supernet is None else request.as_in(supernet), reporter, cache)
     require_origin(request, supernet, material)
     require_feasible(request, material)
     teacher = teacher_of(material.checkpoint, material.data, material.train, request.teacher_epochs, work)
     origin = origin_of(request, supernet, material, teacher, work)
     plan = decide(request, material, teacher, origin, work)
-    cut, student = student_of(plan, origin.net, teacher, material, recovery(request, material, origin), work)
+    cut = cut_of(plan, origin.net, material, request.methods, work)
+    schedule = recovery(request, material, origin)
+    student = student_of(cut.net, plan.subnet.kept, teacher, material, schedule, work, cut.basis)
     leave_to_main()
+    plan = explained(plan, origin, material, cut, request, reporter)
     models = tuple(evaluate(role, net, material, work) for role, net in
-                   (("teacher", teacher), ("cut", cut), ("student", student)))
+                   (("teacher", teacher), ("cut", cut.net), ("student", student)))
     try:
         require_accuracy(request, models[0].dev.points - models[2].dev.points)
         proof = prove(plan, Nets(teacher, student), models, material, request, work)
@@ -105,8 +111,10 @@ def decide(request: FitRequest, material: Material, teacher: Encoder, origin: Or
         if origin.space:  # answers well as it is: nothing is trained to find out
             found = subnet_logits(origin.net, plan.subnet, material.select)
         else:
+            cut = cut_of(plan, origin.net, material, request.methods, work)
             schedule = recovery(request, material, origin)
-            found = logits_of(student_of(plan, origin.net, teacher, material, schedule, work)[1], material.select)
+            found = logits_of(student_of(cut.net, plan.subnet.kept, teacher, material, schedule, work, cut.basis),
+                              material.select)
         drop = before - points(found)
         work.reporter.say(f"    {drop:+.2f} points lost on the selection split")
         return drop
@@ -131,6 +139,26 @@ def best_measured(request: FitRequest, material: Material, origin: Origin, work:
     for plan, score in zip(plans, scores):
         work.reporter.say(f"  {len(plan.subnet.kept)} layers, {plan.estimate.latency_ms:.2f} ms: {score:.2f} on select")
     return plans[scores.index(max(scores))]
+
+
+def explained(plan: CompressionPlan, origin: Origin, material: Material, cut: Cut, request: FitRequest,
+              reporter: Reporter) -> CompressionPlan:
+    """The plan, saying which of the methods asked for it uses, and why."""
+    rows = {row.precision: row for row in request.profile.rows
+            if (row.runtime, row.threads) == (plan.runtime, plan.threads)}
+    signatures = len(material.inputs.lengths)
+    budget = replace(plan.budget, max_latency_ms=plan.budget.max_latency_ms or plan.estimate.tail_ms)
+
+    def again(tables: ErrorTables) -> CompressionPlan:
+        return search(tables, request.profile, budget, plan.runtime, plan.threads, plan.length, signatures=signatures)
+
+    options = options_of(origin.tables, rows, plan.length, signatures, plan.subnet.hidden)
+    reasons = [*cut.reasons, *why_searched(origin.tables, plan, options, again)]
+    for line in reasons:
+        reporter.say(f"  {line}")
+    if material.coverage is not None:  # said when the data were read
+        reasons.insert(0, material.coverage.text().splitlines()[0])
+    return replace(plan, provenance={**plan.provenance, **dict(line.split(": ", 1) for line in reasons)})
 
 
 def require_accuracy(request: FitRequest, drop: float) -> None:

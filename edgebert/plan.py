@@ -76,7 +76,7 @@ class CompressionPlan:
                  "length": self.length, "budget": asdict(self.budget), "estimate": asdict(self.estimate),
                  "predicted_error": self.predicted_error, "bound": asdict(self.bound),
                  "embedding_precision": self.precision.embedding, "head_precision": self.precision.head,
-                 **({"word_rank": self.subnet.word_rank} if self.subnet.word_rank else {}),
+                 **{name: value for name in ("word_rank", "hidden") if (value := getattr(self.subnet, name))},
                  "layers": layers, "source": {**self.source.to_json(), "layers": [
                      f"{layer.heads}x{layer.ffn}" for layer in self.source.layers]}, "provenance": self.provenance}
         return json.dumps(value, indent=2) + "\n"
@@ -103,7 +103,7 @@ class CompressionPlan:
             read.take("embedding_precision", str), read.take("head_precision", str))
         plan = cls(
             subnet=SubnetSpec(tuple(layer.take("layer", int) for layer in layers), tuple(specs),
-                              read.option("word_rank", int, 0)), source=whole,
+                              read.option("word_rank", int, 0), read.option("hidden", int, 0)), source=whole,
             kept_heads=tuple(layer.ranges("kept_heads") for layer in layers),
             kept_neurons=tuple(layer.ranges("kept_neurons") for layer in layers), precision=precision,
             runtime=read.take("runtime", str), threads=read.take("threads", int), length=read.take("length", int),
@@ -155,7 +155,6 @@ def _layer(text: Any, index: int) -> LayerSpec:
 
 def _precision(layers: list[tuple[str, str]], embedding: str, head: str) -> Precision:
     try:
-        LayerPrecision(embedding, head)
         return Precision(tuple(LayerPrecision(attention, ffn) for attention, ffn in layers), embedding, head)
     except ValueError as error:
         raise UsageError(f"plan: precision: {error}") from error

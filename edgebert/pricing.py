@@ -23,11 +23,16 @@ SAME_RANK = (("query", "key", "value"), ("output",), ("up",), ("down",))
 """Matrices that get one rank together: those that read the same input."""
 
 
-def options_of(tables: ErrorTables, rows: dict[str, CostRow], length: int, signatures: int) -> tuple[Option, ...]:
-    """rows: precision -> cost row of one runtime. signatures: lengths a TFLite file serves."""
+def options_of(tables: ErrorTables, rows: dict[str, CostRow], length: int, signatures: int,
+               hidden: int = 0) -> tuple[Option, ...]:
+    """rows: precision -> cost row of one runtime. signatures: lengths a TFLite file serves. hidden: width of the residual
+    stream, of tables.hidden, 0 for the source's; its error is the frame's, since every plan has one frame."""
     source = cost.file_shape(tables.source, length, next(iter(rows.values())).runtime, signatures)
+    source = replace(source, hidden=hidden or source.hidden)
+    narrow = tables.hidden[hidden] if hidden else 0.0
     found = undominated([_frame(replace(source, word_rank=rank), row,
-                                error + (tables.int8_embedding if name == "int8" else 0.0), length, signatures, rank)
+                                error + narrow + (tables.int8_embedding if name == "int8" else 0.0), length, signatures,
+                                rank)
                          for rank, error in {0: 0.0, **tables.word_ranks}.items() for name, row in rows.items()])
     for index, errors in enumerate(tables.layers):
         parts: tuple[tuple[Part, float], ...] = (("attention", errors.int8_attention), ("ffn", errors.int8_ffn))

@@ -15,6 +15,7 @@ from edgebert.cost import MB
 from edgebert.device import DeviceProfile
 from edgebert.evidence import Evidence, Example, FileEvidence
 from edgebert.layout import AUTO_CLASSES
+from edgebert.methods import SAID
 from edgebert.plan import CompressionPlan
 from edgebert.readings import READINGS
 from edgebert.wording import FILTERS, LEVEL, cores_text, fact_text, mb, ms, signed, spaced, times, typeset
@@ -67,8 +68,9 @@ def render_report(evidence: Evidence, plan: CompressionPlan, profile: DeviceProf
     provenance is asked for one."""
     values = _values(evidence, plan, profile, "this machine")
     return _environment(html=True).get_template("report.html.j2").render(
-        **values, best=primary(evidence, plan), budget=budget_rows(evidence, plan), warnings=warnings(evidence),
-        host=host_rows(evidence.host), pictures=_pictures(evidence, plan, values["device"]),
+        **values, methods=[(name, plan.provenance[name]) for name in SAID if name in plan.provenance],
+        stored=stored_lines(plan), best=primary(evidence, plan), budget=budget_rows(evidence, plan),
+        warnings=warnings(evidence), host=host_rows(evidence.host), pictures=_pictures(evidence, plan, values["device"]),
         css=f"{charts.palette_css()}\n{(TEMPLATES / 'report.css').read_text(encoding='utf-8')}",
         precision_roles=charts.PRECISION_ROLES, longest=LONGEST_EXAMPLE,
         command=command or plan.provenance.get("command"))
@@ -207,6 +209,17 @@ def layer_rows(plan: CompressionPlan) -> list[charts.LayerRow]:
         rows[index] = rows[index]._replace(kept_heads=heads, kept_ffn=spec.ffn, attention_precision=precision.attention,
                                            ffn_precision=precision.ffn)
     return list(rows.values())
+
+
+def stored_lines(plan: CompressionPlan) -> tuple[str, ...]:
+    """What is not stored whole: "layer 2: up rank 128, down rank 96"."""
+    word = (f"word table: rank {plan.subnet.word_rank} of {plan.source.embedding}",) if plan.subnet.word_rank else ()
+    if plan.subnet.hidden:
+        word += (f"residual stream: {plan.subnet.hidden} of {plan.source.hidden} numbers, behind a projection",)
+    return (*word, *(f"layer {index}: " + ", ".join([
+        *([f"scores from {spec.qk_dim} of {plan.source.head_dim} numbers a head"] if spec.qk_dim else []),
+        *(f"{name} rank {rank}" for name, rank in spec.ranks)])
+        for index, spec in zip(plan.subnet.kept, plan.subnet.layers) if spec.factored))
 
 
 def _values(evidence: Evidence, plan: CompressionPlan, profile: DeviceProfile | None, place: str) -> dict[str, Any]:

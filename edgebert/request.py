@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from edgebert.data import Columns
 from edgebert.device import RUNTIMES, Budget, DeviceProfile
 from edgebert.errors import UsageError
+from edgebert.methods import DEFAULT
+from edgebert.trimming import VocabularyChoice
 
 if TYPE_CHECKING:
     from edgebert.supernet import Supernet
@@ -27,9 +29,9 @@ class FitRequest:
     model: a checkpoint folder or hub id, None for the demo encoder. task: a demo task; data: a file or folder of your
     own; one of the two. kind: of task, one of data_kinds.KINDS, None to read it from the data. metric: one that fits
     the kind, None for its usual one. length: tokens a row is cut to, None to take it from the training rows.
-    teacher_epochs: None for as many as the data ask for. minimise_latency: the budget's max_drop is the goal's limit,
-    latency the goal. this_machine: the target is the machine this runs on, so that the measured latency is held
-    against the budget.
+    teacher_epochs: None for as many as the data ask for. vocabulary: which pieces stay, None for all of them. methods: of
+    methods.METHODS, those that may be used. minimise_latency: the budget's max_drop is the goal's limit, latency the
+    goal. this_machine: the target is the machine this runs on, so that the measured latency is held against the budget.
     """
 
     profile: DeviceProfile
@@ -44,9 +46,11 @@ class FitRequest:
     runtime: str = "auto"
     threads: int = 1
     length: int | None = None
+    vocabulary: VocabularyChoice | None = None
     effort: str = "standard"
     teacher_epochs: int | None = None
     criterion: str = "fisher"
+    methods: tuple[str, ...] = DEFAULT
     tflite_compat: str | None = None
     minimise_latency: bool = False
     supernet: Path | None = None
@@ -83,6 +87,9 @@ class FitRequest:
             raise UsageError(f"--effort '{self.effort}' is not known, choose from {', '.join(EFFORTS)}")
         if self.runtime not in RUNTIME_CHOICES:
             raise UsageError(f"--runtime '{self.runtime}' is not known, choose from {', '.join(RUNTIME_CHOICES)}")
+        if self.vocabulary is not None and self.supernet is not None:
+            raise UsageError("a supernet keeps the vocabulary it was trained with; trim it with train-elastic, not with "
+                             "--supernet")
         if self.tflite_compat not in (None, "2.14"):
             raise UsageError(f"--tflite-compat '{self.tflite_compat}' is not known; 2.14 is")
         if self.tflite_compat and self.runtime == "onnx":

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from dataclasses import dataclass, replace
@@ -46,6 +47,7 @@ class _Problem:
     options: tuple[Option, ...]
     limits: dict[str, float]
     minimise: str
+    hidden: int
 
 
 def search(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: str = "auto",
@@ -66,10 +68,10 @@ def search(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime:
     if not names:
         profile.row("onnx", "int8", threads)
     plans, failures = [], []
-    for name in names:
+    for name, hidden in itertools.product(names, (0, *tables.hidden)):
         try:
             plans.append(_solve(_problem(tables, profile, budget, name, threads, length, max_error, minimise,
-                                         precisions, signatures)))
+                                         precisions, signatures, hidden)))
         except Infeasible as infeasible:
             failures.append(infeasible)
     if plans:
@@ -105,7 +107,8 @@ def front(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: 
 
 
 def _problem(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: str, threads: int, length: int,
-             max_error: float | None, minimise: str, precisions: tuple[str, ...], signatures: int) -> _Problem:
+             max_error: float | None, minimise: str, precisions: tuple[str, ...], signatures: int,
+             hidden: int) -> _Problem:
     have = {row.precision: row for row in profile.rows if (row.runtime, row.threads) == (runtime, threads)}
     rows = {name: have[name] for name in precisions if name in have}
     if not rows:
@@ -117,14 +120,15 @@ def _problem(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtim
     tail = profile.tail(budget.percentile)
     limits = {"latency_ms": None if budget.max_latency_ms is None else budget.max_latency_ms / tail,
               "memory_mb": budget.max_memory_mb, "size_mb": budget.max_size_mb, "error": max_error}
-    numbers = [tables.int8_embedding, *tables.word_ranks.values(), *(value for e in tables.layers for value in (
-        *e.heads.values(), *e.ffn.values(), e.drop, e.int8_attention, e.int8_ffn, *e.qk_dim.values(),
-        *(value for errors in e.ranks.values() for value in errors.values())))]
+    numbers = [tables.int8_embedding, *tables.word_ranks.values(), *tables.hidden.values()]
+    for e in tables.layers:
+        numbers += [*e.heads.values(), *e.ffn.values(), e.drop, e.int8_attention, e.int8_ffn, *e.qk_dim.values()]
+        numbers += [value for errors in e.ranks.values() for value in errors.values()]
     if not all(math.isfinite(value) for value in numbers):
         raise UsageError("error tables hold a value that is not a finite number: measure them again")
     return _Problem(tables, profile, budget, runtime, threads, length, signatures,
-                    options_of(tables, rows, length, signatures),
-                    {name: limit for name, limit in limits.items() if limit is not None}, minimise)
+                    options_of(tables, rows, length, signatures, hidden),
+                    {name: limit for name, limit in limits.items() if limit is not None}, minimise, hidden)
 
 
 def _solve(problem: _Problem) -> CompressionPlan:
@@ -155,7 +159,8 @@ def _plan(problem: _Problem, chosen: tuple[Option, ...], bound: Bound) -> Compre
     ffn = {option.layer: option for option in chosen if option.part == "ffn"}
     frame, = (option for option in chosen if option.part == "frame")
     kept = tuple(sorted(attention))
-    subnet = SubnetSpec(kept, tuple(_joined(attention[i].spec, ffn[i].spec) for i in kept), frame.word_rank)
+    layers = tuple(_joined(attention[i].spec, ffn[i].spec) for i in kept)
+    subnet = SubnetSpec(kept, layers, frame.word_rank, problem.hidden)
     precision = Precision(tuple(LayerPrecision(attention[i].precision, ffn[i].precision) for i in kept),
                           frame.precision, frame.precision)
     dropped = sum(errors.drop for i, errors in enumerate(tables.layers) if i not in attention)

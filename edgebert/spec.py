@@ -173,12 +173,13 @@ class SubnetSpec:
     """A smaller encoder inside a source shape: which source layers stay, and how wide each of them is.
 
     kept: indices of source layers, strictly increasing. layers: one LayerSpec per kept layer. word_rank: as in
-    `EncoderShape`.
+    `EncoderShape`. hidden: width of a narrower residual stream behind a projection, 0 for the source's.
     """
 
     kept: tuple[int, ...]
     layers: tuple[LayerSpec, ...]
     word_rank: int = 0
+    hidden: int = 0
 
     def __post_init__(self) -> None:
         if not self.kept or len(self.kept) != len(self.layers):
@@ -200,22 +201,25 @@ class SubnetSpec:
             if layer.heads > whole.heads or layer.ffn > whole.ffn:
                 raise UsageError(f"layer {index}: {layer.heads} heads x {layer.ffn} neurons do not fit in the "
                                  f"source's {whole.heads} x {whole.ffn}")
-        return replace(source, layers=self.layers, word_rank=self.word_rank)
+        if self.hidden < 0 or self.hidden >= source.hidden:
+            raise UsageError(f"a narrower stream has 1 to {source.hidden - 1} numbers, or 0 for as it is, got "
+                             f"{self.hidden}")
+        return replace(source, layers=self.layers, word_rank=self.word_rank, hidden=self.hidden or source.hidden)
 
     @property
     def whole(self) -> SubnetSpec:
-        """The same layers and widths, with nothing stored as a product of two."""
+        """The same layers and widths, with nothing stored as a product of two and the source's stream."""
         return SubnetSpec(self.kept, tuple(LayerSpec(layer.heads, layer.ffn) for layer in self.layers))
 
     def to_json(self) -> dict[str, Any]:
-        rank = {"word_rank": self.word_rank} if self.word_rank else {}
-        return {"kept": list(self.kept), "layers": [layer.to_json() for layer in self.layers], **rank}
+        rest = {name: value for name in ("word_rank", "hidden") if (value := getattr(self, name))}
+        return {"kept": list(self.kept), "layers": [layer.to_json() for layer in self.layers], **rest}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> SubnetSpec:
         try:
             return cls(tuple(int(i) for i in value["kept"]), tuple(map(LayerSpec.from_json, value["layers"])),
-                       int(value.get("word_rank", 0)))
+                       int(value.get("word_rank", 0)), int(value.get("hidden", 0)))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise UsageError(f"not a subnet: {error}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import io
 import json
@@ -12,19 +13,23 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_model, save_model
+from torch import Tensor
 
 from edgebert.cache import Cache
 from edgebert.checkpoint import Checkpoint
 from edgebert.compress.error_tables import count_cuts, measure_errors
 from edgebert.compress.importance import IN_ORDER, Importance, importance, in_order_already
-from edgebert.compress.subnet import extract
+from edgebert.compress.moments import Moments, second_moments
+from edgebert.compress.obs import CRITERION as OBS
+from edgebert.compress.obs import Surgery, measure_obs_errors, plan_surgery
+from edgebert.compress.stream_refit import SeenThrough
 from edgebert.data import Dataset
 from edgebert.material import Material
 from edgebert.modeling import Encoder
-from edgebert.plan import CompressionPlan
 from edgebert.progress import Reporter
+from edgebert.spec import Indices
 from edgebert.tables import ErrorTables
-from edgebert.train.batches import Rows, in_order
+from edgebert.train.batches import Batch, Rows, in_order
 from edgebert.train.loop import Schedule
 from edgebert.train.objectives import OBJECTIVES
 from edgebert.train.recover import recover
@@ -51,6 +56,7 @@ TEACHER_ASK, RECOVERY_ASK = Ask(300, 10, 1.0), Ask(100, 12, 0.5)
 
 IMPORTANCE_ROWS = 1024
 TABLE_ROWS = 160
+CALIBRATION_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -117,18 +123,44 @@ def ranked(net: Encoder, data: Dataset, train: Rows, criterion: str, work: Workp
         return importance(net, in_order(sample, 32), OBJECTIVES[data.kind], criterion, tick)
 
 
+def calibration(train: Rows, work: Workplace) -> list[Batch]:
+    """Training rows that closed forms are solved on."""
+    return list(in_order(train.sample(CALIBRATION_ROWS, work.seed + 2), 64))
+
+
+def surgery_of(net: Encoder, train: Rows, work: Workplace) -> tuple[list[dict[str, Moments]], Surgery]:
+    """Moments of what enters `output` and `down`, and the order in which heads and neurons leave by them."""
+    moments = second_moments(net, calibration(train, work), ("output", "down"))
+    with work.reporter.stage("inverse Hessians", len(net.layers)) as tick:
+        return moments, plan_surgery(net, moments, tick=tick)
+
+
+def unit_order(net: Encoder, data: Dataset, train: Rows, criterion: str, work: Workplace) -> tuple[Indices, Indices]:
+    """Heads, then neurons, of each layer from the most to the least important."""
+    if criterion == OBS:
+        return surgery_of(net, train, work)[1].order()
+    return ranked(net, data, train, criterion, work).order()
+
+
 def tables_of(net: Encoder, data: Dataset, train: Rows, criterion: str, work: Workplace) -> ErrorTables:
     """Importance on training rows, then the error of every single cut on other training rows. criterion: how units are
     ranked; IN_ORDER for a network that is rewired."""
     model_hash = weights_hash(net)
     inputs = {"model": model_hash, "data": data.sha256, "criterion": criterion, "rows": [IMPORTANCE_ROWS, TABLE_ROWS],
               "length": int(train.ids.shape[1]), "seed": work.seed}
+    if criterion == OBS:
+        inputs["rows"] = [CALIBRATION_ROWS, TABLE_ROWS]
 
     def make(out: Path, partial: Path) -> None:
-        scores = in_order_already(net) if criterion == IN_ORDER else ranked(net, data, train, criterion, work)
-        rows = train.sample(TABLE_ROWS, work.seed + 1)
-        with work.reporter.stage("error tables", count_cuts(net)) as tick:
-            tables = measure_errors(net, rows, scores, OBJECTIVES[data.kind], model_hash, data.sha256, tick)
+        rows, how = train.sample(TABLE_ROWS, work.seed + 1), (OBJECTIVES[data.kind], model_hash, data.sha256)
+        if criterion == OBS:
+            moments, surgery = surgery_of(net, train, work)
+            with work.reporter.stage("error tables", count_cuts(net)) as tick:
+                tables = measure_obs_errors(net, rows, moments, surgery, *how, tick=tick)
+        else:
+            scores = in_order_already(net) if criterion == IN_ORDER else ranked(net, data, train, criterion, work)
+            with work.reporter.stage("error tables", count_cuts(net)) as tick:
+                tables = measure_errors(net, rows, scores, *how, tick)
         (out / "tables.json").write_text(json.dumps(tables.to_json()), encoding="utf-8")
 
     tables, found = work.cache.stage("tables", 1, inputs, make,
@@ -138,28 +170,29 @@ def tables_of(net: Encoder, data: Dataset, train: Rows, criterion: str, work: Wo
     return tables
 
 
-def student_of(plan: CompressionPlan, origin: Encoder, teacher: Encoder, material: Material, schedule: Schedule,
-               work: Workplace) -> tuple[Encoder, Encoder]:
-    """What the plan cuts out of `origin`, as cut and after recovery from `teacher`."""
-    data, train = material.data, material.train
-    cut = extract(origin, plan.subnet, plan.kept_heads, plan.kept_neurons)
-    student = extract(origin, plan.subnet, plan.kept_heads, plan.kept_neurons)
-    inputs = {"model": weights_hash(origin), "teacher": weights_hash(teacher), "data": data.sha256,
-              "subnet": plan.subnet.to_json(),
-              "heads": [list(h) for h in plan.kept_heads], "neurons": [list(n) for n in plan.kept_neurons],
-              "length": int(train.ids.shape[1]), "schedule": asdict(schedule)}
+def student_of(cut: Encoder, kept: tuple[int, ...], teacher: Encoder, material: Material, schedule: Schedule,
+               work: Workplace, basis: Tensor | None = None) -> Encoder:
+    """`cut` after recovery from `teacher`, of whose layers it keeps `kept`. `cut` stays as it is. basis: [hidden, width]
+    from the teacher's residual stream to a narrower one."""
+    student = copy.deepcopy(cut)
+    inputs = {"model": weights_hash(cut), "shape": cut.shape.to_json(), "kept": kept, "teacher": weights_hash(teacher),
+              "data": material.data.sha256, "length": int(material.train.ids.shape[1]), "schedule": asdict(schedule)}
+    if basis is not None:
+        inputs["basis"] = hashlib.sha256(basis.numpy().tobytes()).hexdigest()
+    lesson = teacher if basis is None else SeenThrough(teacher, basis)
 
     def make(out: Path, partial: Path) -> None:
-        with (work.reporter.stage("recover by distillation", schedule.steps(train), "rows", schedule.batch_size) as tick,
+        with (work.reporter.stage("recover by distillation", schedule.steps(material.train), "rows",
+                                  schedule.batch_size) as tick,
               tensorboard(work.tensorboard, "recovery") as log):
-            recover(student, teacher, plan.subnet.kept, train, schedule, OBJECTIVES[data.kind], tick=tick,
+            recover(student, lesson, kept, material.train, schedule, OBJECTIVES[material.data.kind], tick=tick,
                     state=partial / "state.safetensors", log=log)
         save_model(student, str(out / "model.safetensors"))
 
-    student, found = work.cache.stage("student", 2, inputs, make, saved_net(student), together=True)
+    student, found = work.cache.stage("student", 3, inputs, make, saved_net(student), together=True)
     if found:
         work.reporter.reused("recover by distillation", f"{schedule.epochs:g} epochs")
-    return cut, student
+    return student
 
 
 def file_name(format: str, precision: str, compat: str | None) -> str:

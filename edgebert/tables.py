@@ -76,7 +76,7 @@ class ErrorTables:
     metric: what an error is ("kl": mean KL divergence of the cut model's answer from the whole model's, in nats).
     head_order, neuron_order: per layer, indices from most to least important; a width keeps a prefix of them.
     rows, length: how many training rows, cut to how many tokens, the errors were measured on. word_ranks: rank of the
-    word table -> error, empty where it was not measured.
+    word table -> error; hidden: width of a narrower residual stream -> error; empty where they were not measured.
     """
 
     source: EncoderShape
@@ -91,6 +91,7 @@ class ErrorTables:
     model_sha256: str
     data_sha256: str
     word_ranks: dict[int, float] = field(default_factory=dict)
+    hidden: dict[int, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         count = len(self.source.layers)
@@ -115,7 +116,7 @@ class ErrorTables:
     def keeping(self, kept: tuple[int, ...]) -> ErrorTables:
         """Tables under which the best plan keeps exactly these layers: leaving out one of them costs more than all other
         cuts together, leaving out another one costs nothing."""
-        most = 1.0 + self.int8_embedding + sum(self.word_ranks.values()) + sum(
+        most = 1.0 + self.int8_embedding + sum(self.word_ranks.values()) + sum(self.hidden.values()) + sum(
             max(e.heads.values()) + max(e.ffn.values()) + e.int8_attention + e.int8_ffn + sum(e.qk_dim.values())
             + sum(sum(errors.values()) for errors in e.ranks.values()) for e in self.layers)
         return replace(self, layers=tuple(replace(errors, drop=most if i in kept else 0.0)
@@ -130,18 +131,21 @@ class ErrorTables:
             total += errors.stored(width, "attention") + errors.stored(width, "ffn")
             total += (stored.attention == "int8") * errors.int8_attention + (stored.ffn == "int8") * errors.int8_ffn
         word = self.word_ranks[subnet.word_rank] if subnet.word_rank else 0.0
+        word += self.hidden[subnet.hidden] if subnet.hidden else 0.0
         return total + word + (precision.embedding == "int8") * self.int8_embedding
 
     def without(self, *methods: str) -> ErrorTables:
-        """The same tables with fewer choices; methods: "lowrank" (ranks and qk_dim), "embeddings" (word_ranks)."""
+        """The same tables with fewer choices; methods: "lowrank" (ranks and qk_dim), "embeddings" (word_ranks), "stream"
+        (hidden)."""
         layers = self.layers
         if "lowrank" in methods:
             layers = tuple(replace(errors, ranks={}, qk_dim={}) for errors in layers)
-        return replace(self, layers=layers, word_ranks={} if "embeddings" in methods else self.word_ranks)
+        return replace(self, layers=layers, word_ranks={} if "embeddings" in methods else self.word_ranks,
+                       hidden={} if "stream" in methods else self.hidden)
 
     def to_json(self) -> dict[str, Any]:
         layers = [errors.to_json() for errors in self.layers]
-        words = {"word_ranks": _keyed(self.word_ranks)} if self.word_ranks else {}
+        words = {name: _keyed(errors) for name in ("word_ranks", "hidden") if (errors := getattr(self, name))}
         return {"schema": SCHEMA, "source": self.source.to_json(), "metric": self.metric,
                 "criterion": self.criterion, "layers": layers, "int8_embedding": self.int8_embedding,
                 "head_order": [list(order) for order in self.head_order],
@@ -159,7 +163,8 @@ class ErrorTables:
             return cls(EncoderShape.from_json(value["source"]), value["metric"], value["criterion"], layers,
                        float(value["int8_embedding"]), tuple(tuple(o) for o in value["head_order"]),
                        tuple(tuple(o) for o in value["neuron_order"]), int(value["rows"]), int(value["length"]),
-                       value["model_sha256"], value["data_sha256"], _numbers(value.get("word_ranks", {})))
+                       value["model_sha256"], value["data_sha256"], _numbers(value.get("word_ranks", {})),
+                       _numbers(value.get("hidden", {})))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"not a table of errors: {error}") from error
 

@@ -32,6 +32,7 @@ from edgebert.tables import ErrorTables
 from edgebert.tokenization import write_tokenizer
 from edgebert.train.elastic import subnet_logits
 from edgebert.train.teacher import logits_of
+from edgebert.trimming import VocabularyChoice
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class ElasticRequest:
     kind: str | None = None
     metric: str | None = None
     length: int | None = None
+    vocabulary: VocabularyChoice | None = None
     teacher_epochs: int | None = None
     criterion: str = "fisher"
     tensorboard: Path | None = None
@@ -63,7 +65,7 @@ class ElasticRequest:
 def train_elastic(request: ElasticRequest, cache: Cache, reporter: Reporter) -> Supernet:
     """Fine-tunes the teacher, trains the supernet, scores the grid of its subnets, and writes `request.out`."""
     work = Workplace(cache, reporter, request.seed, request.tensorboard)
-    material = gather(request, reporter)
+    material = gather(request, reporter, cache)
     request.settings.space(material.checkpoint.net.shape)  # refuses widths that do not fit before anything is trained
     teacher = teacher_of(material.checkpoint, material.data, material.train, request.teacher_epochs, work)
     elastic = elastic_of(teacher, material, request.settings, request.criterion, work)

@@ -6,7 +6,19 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "int8", "int8_weights", "int4_weights")
+"""How weight matrices are stored and multiplied; in brackets what LiteRT's recipes call it.
+
+fp32: as they are. fp16: stored as half floats, multiplied as float32 (float_casting). int8: one scale per output channel,
+inputs quantised at run time, products of integers (dynamic_wi8_afp32). int8_weights: the same weights, float inputs
+(weight_only_wi8_afp32). int4_weights: 4-bit weights, one scale for every 32 inputs of an output channel in ONNX, for the
+whole channel in TFLite (dynamic_wi4_afp32). What a runtime does with the inputs of the last two is its own affair: ONNX
+Runtime rounds both to int8 in blocks of 32, LiteRT only those of int4_weights.
+"""
+
+EMBEDDINGS = (*PRECISIONS, "int4")
+"""Precisions of the word embedding, whose rows have one scale each. "int4" stores them in four bits, as int4_weights
+does, but the matrices after it as int8."""
 
 
 @dataclass(frozen=True)
@@ -18,29 +30,47 @@ class LayerPrecision:
 
     def __post_init__(self) -> None:
         for value in (self.attention, self.ffn):
-            if value not in PRECISIONS:
-                raise ValueError(f"unknown precision '{value}', choose from {', '.join(PRECISIONS)}")
+            _refuse_unknown(value, PRECISIONS)
 
 
 @dataclass(frozen=True)
 class Precision:
-    """Precision of a whole model. embedding covers the word embedding and a projection after it; head covers pooler
-    and classifier."""
+    """Precision of a whole model. embedding covers the word embedding and the matrices between it and the first layer;
+    head covers pooler and classifier. Raises ValueError for a name that is not known."""
 
     layers: tuple[LayerPrecision, ...]
     embedding: str = "int8"
     head: str = "int8"
 
+    def __post_init__(self) -> None:
+        _refuse_unknown(self.embedding, EMBEDDINGS)
+        _refuse_unknown(self.head, PRECISIONS)
+
     @classmethod
     def uniform(cls, precision: str, layers: int) -> Precision:
-        """The same precision ("fp32" or "int8") everywhere in a model of `layers` layers."""
+        """The same of PRECISIONS everywhere in a model of `layers` layers."""
         return cls((LayerPrecision(precision, precision),) * layers, precision, precision)
 
     @property
+    def rows(self) -> str:
+        """What the rows of the word embedding are stored as: "fp32", "fp16", "int8" or "int4"."""
+        return self.embedding.removesuffix("_weights")
+
+    @property
+    def projection(self) -> str:
+        """Precision, of PRECISIONS, of the matrices between the word embedding and the first layer."""
+        return "int8" if self.embedding == "int4" else self.embedding
+
+    @property
     def name(self) -> str:
-        """"fp32" or "int8" where the whole model is one, "mixed" otherwise."""
+        """One of PRECISIONS where the whole model is one, "mixed" otherwise."""
         parts = {self.embedding, self.head, *(p for layer in self.layers for p in (layer.attention, layer.ffn))}
         return parts.pop() if len(parts) == 1 else "mixed"
+
+
+def _refuse_unknown(value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"unknown precision '{value}', choose from {', '.join(known)}")
 
 
 @dataclass(frozen=True)

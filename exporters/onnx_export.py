@@ -11,6 +11,8 @@ steps:
 - Where the classifier reads token 0 alone, the last layer is computed for that token alone. With one query per
   head, q (X Wk)^T = (q Wk^T) X^T and p (X Wv) = (p X) Wv: keys and values of the other tokens are never made.
 - Hidden states are kept length first, [length, batch, hidden]: onnxruntime then reads heads where they lie.
+
+A matrix that the network stores as a product of two (it has a `rank`, `first` and `second`) is two products here.
 """
 
 from __future__ import annotations
@@ -95,7 +97,7 @@ def _encoder(graph: Graph, net: nn.Module, inputs: InputSpec, precision: Precisi
     length = graph.op("Slice", shape, graph.ints(1), graph.ints(2))
     sizes = graph.op("Concat", length, batch, axis=0)
     graph.scope = "embedding."
-    x = _embedding(graph, net, length, inputs, precision.embedding)
+    x = _embedding(graph, net, length, inputs, precision)
     bias = _attention_bias(graph, float(net.mask_bias))
     for index, (layer, widths) in enumerate(zip(net.layers, precision.layers, strict=True)):
         graph.scope = name = f"layers.{index}."
@@ -110,11 +112,13 @@ def _encoder(graph: Graph, net: nn.Module, inputs: InputSpec, precision: Precisi
     return graph.op("Transpose", tokens, perm=(1, 0, 2))
 
 
-def _embedding(graph: Graph, net: nn.Module, length: str, inputs: InputSpec, precision: str) -> str:
+def _embedding(graph: Graph, net: nn.Module, length: str, inputs: InputSpec, precision: Precision) -> str:
     """Normalised and projected embeddings [L * B, H]. The position table is cut to the lengths that the file serves."""
     positions, types = _array(net.position.weight)[: inputs.max_length, None], _array(net.token_type.weight)
     ids = graph.op("Transpose", "input_ids", perm=(1, 0))
-    x = lookup(graph, ids, _array(net.word.weight), "word", precision)
+    x = lookup(graph, ids, _array(net.word.weight), "word", precision.rows)
+    if net.word_factor is not None:
+        x = linear(graph, x, _array(net.word_factor.weight).T, None, "word_factor", precision.projection)
     if inputs.token_types:
         kinds = graph.op("Transpose", "token_type_ids", perm=(1, 0))
         x = graph.op("Add", x, lookup(graph, kinds, types, "token_type", "fp32"))
@@ -124,7 +128,7 @@ def _embedding(graph: Graph, net: nn.Module, length: str, inputs: InputSpec, pre
     x = graph.op("Add", x, graph.op("Slice", table, graph.ints(0), length, graph.ints(0)))
     x = graph.op("Reshape", _norm(graph, x, net.embedding_norm, "embedding_norm"),
                  graph.ints(-1, positions.shape[-1]))
-    return x if net.projection is None else _linear(graph, x, net.projection, "projection", precision)
+    return x if net.projection is None else _linear(graph, x, net.projection, "projection", precision.projection)
 
 
 def _attention_bias(graph: Graph, mask_bias: float) -> str:
@@ -138,32 +142,25 @@ def _attention_bias(graph: Graph, mask_bias: float) -> str:
 def _layer(graph: Graph, layer: nn.Module, x: str, bias: str, sizes: str, precision: LayerPrecision,
            name: str) -> str:
     """One layer on all tokens: x [L * B, H] -> [L * B, H]. sizes is the vector (L, B)."""
-    heads, inner = layer.heads, layer.heads * layer.head_dim
-    split = graph.op("Concat", sizes, graph.ints(heads, layer.head_dim), axis=0)
-
-    def by_head(y: str, perm: tuple[int, ...]) -> str:
+    def by_head(y: str, width: int, perm: tuple[int, ...]) -> str:
+        split = graph.op("Concat", sizes, graph.ints(layer.heads, width), axis=0)
         return graph.op("Transpose", graph.op("Reshape", y, split), perm=perm)
 
-    query, key, value = _query_key_value(graph, layer, x, precision.attention, name)
-    scores = graph.op("MatMul", by_head(query, (1, 2, 0, 3)), by_head(key, (1, 2, 3, 0)))
-    scores = graph.op("Add", scores, graph.op("Unsqueeze", bias, graph.ints(1)))
-    context = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), by_head(value, (1, 2, 0, 3)))
-    context = graph.op("Reshape", graph.op("Transpose", context, perm=(2, 0, 1, 3)), graph.ints(-1, inner))
+    # Three products on all tokens; one product for the three measured the same speed.
+    query = _query(graph, layer, x, precision.attention, name)
+    key = _product(graph, x, layer.key, None, f"{name}key", precision.attention)
+    value = _product(graph, x, layer.value, None, f"{name}value", precision.attention)
+    scores = graph.op("MatMul", by_head(query, layer.qk_dim, (1, 2, 0, 3)), by_head(key, layer.qk_dim, (1, 2, 3, 0)))
+    weights = graph.op("Softmax", graph.op("Add", scores, graph.op("Unsqueeze", bias, graph.ints(1))), axis=-1)
+    context = graph.op("MatMul", weights, by_head(value, layer.head_dim, (1, 2, 0, 3)))
+    context = graph.op("Reshape", graph.op("Transpose", context, perm=(2, 0, 1, 3)),
+                       graph.ints(-1, layer.heads * layer.head_dim))
     return _after_attention(graph, layer, x, context, precision, name)
 
 
-def _query_key_value(graph: Graph, layer: nn.Module, x: str, precision: str,
-                     name: str) -> tuple[str, str, str]:
-    """Three products on all tokens; one product for the three measured the same speed."""
-    return (_query(graph, layer, x, precision, name),
-            linear(graph, x, _array(layer.key.weight).T, None, f"{name}key", precision),
-            linear(graph, x, _array(layer.value.weight).T, None, f"{name}value", precision))
-
-
 def _query(graph: Graph, layer: nn.Module, x: str, precision: str, name: str) -> str:
-    scale = np.float32(layer.head_dim ** -0.5)
-    weight, bias = _array(layer.query.weight).T * scale, _array(layer.query.bias) * scale
-    return linear(graph, x, weight, bias, f"{name}query", precision)
+    scale = layer.head_dim ** -0.5
+    return _product(graph, x, layer.query, _array(layer.query.bias) * np.float32(scale), f"{name}query", precision, scale)
 
 
 def _last_layer(graph: Graph, layer: nn.Module, x: str, bias: str, sizes: str, precision: LayerPrecision,
@@ -176,26 +173,29 @@ def _last_layer(graph: Graph, layer: nn.Module, x: str, bias: str, sizes: str, p
     hidden = layer.query.in_features
     tokens = graph.op("Reshape", x, graph.op("Concat", sizes, graph.ints(hidden), axis=0))
     first = graph.op("Gather", tokens, graph.weight("token_0", np.array(0, np.int64)), axis=0)
-    own_head = np.kron(np.eye(layer.heads, dtype=np.float32), np.ones((1, layer.head_dim), np.float32))
-    own = graph.weight(f"{name}own_head", own_head)
+    own = _own_head(graph, layer.heads, layer.head_dim, f"{name}own_head")
+    scored = own if layer.qk_dim == layer.head_dim else _own_head(graph, layer.heads, layer.qk_dim, f"{name}own_scored")
 
     query = graph.op("Unsqueeze", _query(graph, layer, first, precision.attention, name), graph.ints(1))
-    probe = linear(graph, graph.op("Mul", query, own), _array(layer.key.weight), None, f"{name}key",
-                   precision.attention)
+    probe = _product_back(graph, graph.op("Mul", query, scored), layer.key, f"{name}key", precision.attention)
     scores = graph.op("MatMul", probe, graph.op("Transpose", tokens, perm=(1, 2, 0)))
     weights = graph.op("Softmax", graph.op("Add", scores, bias), axis=-1)
     mean = graph.op("MatMul", weights, graph.op("Transpose", tokens, perm=(1, 0, 2)))
-    values = linear(graph, mean, _array(layer.value.weight).T, None, f"{name}value", precision.attention)
+    values = _product(graph, mean, layer.value, None, f"{name}value", precision.attention)
     context = graph.op("ReduceSum", graph.op("Mul", values, own), graph.ints(1), keepdims=0)
     return _after_attention(graph, layer, first, context, precision, name)
+
+
+def _own_head(graph: Graph, heads: int, width: int, name: str) -> str:
+    """[heads, heads * width]: 1 where a column is of the row's head."""
+    return graph.weight(name, np.kron(np.eye(heads, dtype=np.float32), np.ones((1, width), np.float32)))
 
 
 def _after_attention(graph: Graph, layer: nn.Module, x: str, context: str, precision: LayerPrecision,
                      name: str) -> str:
     """Output product, residual, norm, FFN, residual, norm: x [N, H] and context [N, heads * d] -> [N, H]."""
-    weight, value_bias = _array(layer.output.weight).T, _array(layer.value.bias)
-    bias = _array(layer.output.bias) + value_bias @ weight
-    y = linear(graph, context, weight, bias, f"{name}output", precision.attention)
+    bias = _array(layer.output.bias) + _array(layer.value.bias) @ _array(layer.output.weight).T
+    y = _product(graph, context, layer.output, bias, f"{name}output", precision.attention)
     x = _norm(graph, graph.op("Add", y, x), layer.attention_norm, f"{name}attention_norm")
     inner = graph.op("Gelu", _linear(graph, x, layer.up, f"{name}up", precision.ffn))
     y = _linear(graph, inner, layer.down, f"{name}down", precision.ffn)
@@ -203,7 +203,25 @@ def _after_attention(graph: Graph, layer: nn.Module, x: str, context: str, preci
 
 
 def _linear(graph: Graph, x: str, module: Any, name: str, precision: str) -> str:
-    return linear(graph, x, _array(module.weight).T, _array(module.bias), name, precision)
+    return _product(graph, x, module, _array(module.bias), name, precision)
+
+
+def _product(graph: Graph, x: str, module: Any, bias: np.ndarray | None, name: str, precision: str,
+             scale: float = 1.0) -> str:
+    """x [..., in] times the transposed matrix of `module` times scale, plus bias: [..., out]."""
+    last = module
+    if getattr(module, "rank", 0):
+        x, last = linear(graph, x, _array(module.first.weight).T, None, f"{name}.first", precision), module.second
+        name = f"{name}.second"
+    return linear(graph, x, _array(last.weight).T * np.float32(scale), bias, name, precision)
+
+
+def _product_back(graph: Graph, x: str, module: Any, name: str, precision: str) -> str:
+    """x [..., out] times the matrix of `module`: [..., in]."""
+    if not getattr(module, "rank", 0):
+        return linear(graph, x, _array(module.weight), None, name, precision)
+    x = linear(graph, x, _array(module.second.weight), None, f"{name}.second", precision)
+    return linear(graph, x, _array(module.first.weight), None, f"{name}.first", precision)
 
 
 def _norm(graph: Graph, x: str, module: Any, name: str) -> str:

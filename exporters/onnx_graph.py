@@ -1,6 +1,7 @@
 """A small ONNX graph writer: named weights, operations, one model at the end. Knows nothing of encoders.
 
-Files are opset 20 (the first with Gelu) and IR version 9; onnxruntime 1.18 and 1.31 were tried and load them.
+Files are opset 20 (the first with Gelu) and IR version 9; onnxruntime 1.18 and 1.31 were tried and load them. With 4-bit
+constants they are opset 21 and IR version 10, the first that have them; onnxruntime 1.20 and 1.31 were tried.
 Only operators of the standard domain are written; what a runtime fuses is its own affair.
 """
 
@@ -10,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-OPSET = 20
-IR_VERSION = 9
+OPSET, INT4_OPSET = 20, 21
+IR_VERSION, INT4_IR_VERSION = 9, 10
 
 
 class Graph:
@@ -23,6 +24,7 @@ class Graph:
     def __init__(self) -> None:
         self.scope = ""
         self.weights: dict[str, np.ndarray] = {}
+        self._int4: set[str] = set()
         self._nodes: list[Any] = []
         self._made: dict[tuple, tuple[str, ...]] = {}
 
@@ -33,6 +35,11 @@ class Graph:
             raise ValueError(f"two different weights are called {name}")
         self.weights[name] = np.ascontiguousarray(value) if value.ndim else value
         return name
+
+    def int4(self, name: str, value: np.ndarray) -> str:
+        """As `weight`, for integers of -8 to 7 in an int8 array: two of them share a byte of the file."""
+        self._int4.add(name)
+        return self.weight(name, value)
 
     def ints(self, *values: int) -> str:
         """A constant int64 vector."""
@@ -72,7 +79,7 @@ class Graph:
             onnx.checker.ValidationError, onnx.shape_inference.InferenceError: the graph is not valid ONNX.
         """
         import onnx
-        from onnx import TensorProto, helper, numpy_helper
+        from onnx import TensorProto, helper
 
         def values(element: int, dims: dict[str, tuple]) -> list[Any]:
             return [helper.make_tensor_value_info(name, element, one) for name, one in dims.items()]
@@ -83,10 +90,24 @@ class Graph:
             self._nodes + renamed, "encoder",
             values(TensorProto.INT32, inputs),
             values(TensorProto.FLOAT, {name: dims for name, (_, dims) in outputs.items()}),
-            [numpy_helper.from_array(value, name) for name, value in self.weights.items()])
-        opsets = [helper.make_opsetid("", OPSET)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION,
+            [self._constant(name) for name in self.weights])
+        opset, version = (INT4_OPSET, INT4_IR_VERSION) if self._int4 else (OPSET, IR_VERSION)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=version,
                                   producer_name="edgebert")
         onnx.checker.check_model(model, full_check=True)
         helper.set_model_props(model, metadata)
         return model
+
+    def _constant(self, name: str) -> Any:
+        from onnx import TensorProto, helper, numpy_helper
+
+        value = self.weights[name]
+        if name not in self._int4:
+            return numpy_helper.from_array(value, name)
+        return helper.make_tensor(name, TensorProto.INT4, value.shape, packed(value.reshape(-1)).tobytes(), raw=True)
+
+
+def packed(values: np.ndarray) -> np.ndarray:
+    """int8 [N] of -8 to 7 -> uint8 [ceil(N / 2)], the first of two values in the lower four bits."""
+    nibbles = np.append(values, np.zeros(len(values) % 2, np.int8)).astype(np.uint8) & 15
+    return nibbles[0::2] | nibbles[1::2] << 4

@@ -24,11 +24,13 @@ _QUIET = {"LITERT_TORCH_SHOW_PROGRESS": "n", "TF_CPP_MIN_LOG_LEVEL": "3", "TF_EN
 
 @dataclass(frozen=True)
 class Converted:
-    """A float32 TFLite file in memory, matrices labelled by block: every precision is written from it."""
+    """A float32 TFLite file in memory, matrices labelled by block: every precision is written from it. row: numbers in a
+    row of the word embedding."""
 
     content: bytes
     inputs: InputSpec
     layers: int
+    row: int
 
 
 def export_tflite(net: Any, path: Path, inputs: InputSpec, precision: Precision,
@@ -36,9 +38,9 @@ def export_tflite(net: Any, path: Path, inputs: InputSpec, precision: Precision,
     """Writes `net` as one TFLite file with a signature "seq_<L>" for each of `inputs.lengths`.
 
     Every signature takes int32 arrays [1, L] named as in `inputs.names` and returns "logits" float32
-    [1, labels], or [1, L, labels] of a network without a pooler; all share the weights. int8 blocks of
-    `precision` use dynamic quantisation, one scale per output channel. To write several precisions of one
-    network call `convert_tflite` once and `write_tflite` for each.
+    [1, labels], or [1, L, labels] of a network without a pooler; all share the weights, which
+    `tflite_quantize.quantize` stores as `precision` says. To write several precisions of one network call
+    `convert_tflite` once and `write_tflite` for each.
 
     Args:
         net: an encoder with the attributes that `exporters.tflite_signatures` reads; it is not changed.
@@ -50,7 +52,7 @@ def export_tflite(net: Any, path: Path, inputs: InputSpec, precision: Precision,
         ExportError: a request that does not fit the network, a missing library, weights that are not finite
             numbers, or a converted file that is not what was asked for.
     """
-    _check(len(net.layers), precision, compat)
+    _check(len(net.layers), net.word.embedding_dim, precision, compat)
     return write_tflite(convert_tflite(net, inputs, metadata), path, precision, compat)
 
 
@@ -68,24 +70,27 @@ def convert_tflite(net: Any, inputs: InputSpec, metadata: Mapping[str, str] | No
 
         wrapped = SignatureNet(net, inputs.token_types)
         content = label(_signatures(wrapped, inputs), wrapped.matrices(), tuple(wrapped.word.shape), metadata)
-    return Converted(content, inputs, len(net.layers))
+    return Converted(content, inputs, len(net.layers), net.word.embedding_dim)
 
 
 def write_tflite(converted: Converted, path: Path, precision: Precision,
                  compat: str | None = None) -> Artifact:
     """The quick half of `export_tflite`: quantises and writes."""
-    _check(converted.layers, precision, compat)
+    _check(converted.layers, converted.row, precision, compat)
     with _quiet(), _extra_needed():
         content = quantize(converted.content, precision, compat)
     _write(path, content)
     return Artifact.of(path, "tflite", precision.name, converted.inputs)
 
 
-def _check(layers: int, precision: Precision, compat: str | None) -> None:
+def _check(layers: int, row: int, precision: Precision, compat: str | None) -> None:
     if compat is not None and compat not in COMPATS:
         raise ExportError(f"unknown TFLite compatibility '{compat}', choose from {', '.join(COMPATS)}")
     if len(precision.layers) != layers:
         raise ExportError(f"precision is given for {len(precision.layers)} layers, the network has {layers}")
+    if precision.rows == "int4" and row % 2:
+        raise ExportError(f"LiteRT reads int4 rows of {row} numbers, which end inside a byte, wrongly; store the word "
+                          "embedding as int8")
 
 
 def _signatures(wrapped: Any, inputs: InputSpec) -> bytes:

@@ -1,4 +1,4 @@
-"""Labels the operators of a converted file and makes their weights int8, block by block.
+"""Labels the operators of a converted file and stores their weights in fewer bits, block by block.
 
 The converter names tensors after Python modules and joins names when it fuses, so its names are not relied on.
 The matrices of one block all run after those of the block before, therefore the order of execution says to
@@ -62,38 +62,57 @@ def label(model: bytes, matrices: Sequence[Matrix], table: tuple[int, int],
 
 
 def quantize(model: bytes, precision: Precision, compat: str | None = None) -> bytes:
-    """A labelled file with the int8 blocks of `precision` quantised symmetrically.
+    """A labelled file with the blocks of `precision` stored as it says, integers symmetric with one scale per output
+    channel, and per row of the embedding.
 
-    compat None: dynamic, that is inputs are quantised at run time and multiplied as int8; one scale per output
-    channel, and per row of the embedding. compat "2.14": tflite-runtime 2.14.0 returns zeros for such a file,
-    so weights are stored as int8 per channel and multiplied as float, and the embedding has one scale in all (per
-    row it would be unpacked to float in memory when the file is opened).
+    Inputs of int8 and int4_weights are quantised at run time, one scale per token, and multiplied as integers: LiteRT
+    would restore 4-bit weights anew in every call for a float product, at several times the cost of fp32. Weights of
+    int8_weights and fp16 are restored once, when the file is opened. An fp16 embedding is restored too, whole; an integer
+    one is not.
+
+    compat "2.14": tflite-runtime 2.14.0 returns zeros for products of integers with one scale per channel, so int8 is
+    stored as int8_weights, and the embedding has one scale in all (per row it would be unpacked to float in memory when
+    the file is opened). Raises ExportError for int4 and this runtime, which returns zeros for it.
     """
     from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager
 
     operations, grains = qtyping.TFLOperationName, qtyping.QuantGranularity
+    algorithms = algorithm_manager.AlgorithmName
     recipe = recipe_manager.RecipeManager()
-    recipe.add_quantization_config(".*", operations.FULLY_CONNECTED,
-                                   algorithm_key=algorithm_manager.AlgorithmName.NO_QUANTIZE)
-    scopes = int8_scopes(precision)
-    blocks = "|".join(scope for scope in scopes if scope != EMBEDDING)
-    if blocks:
-        add = recipe.add_dynamic_config if compat is None else recipe.add_weight_only_config
-        add(f"^({blocks})/[0-9]+/", operations.FULLY_CONNECTED, 8)
-    if EMBEDDING in scopes:
-        grain = grains.CHANNELWISE if compat is None else grains.TENSORWISE
-        recipe.add_dynamic_config(f"^{EMBEDDING}/[0-9]+/", operations.EMBEDDING_LOOKUP, 8, granularity=grain)
+    recipe.add_quantization_config(".*", operations.FULLY_CONNECTED, algorithm_key=algorithms.NO_QUANTIZE)
+
+    def add(kind: str, scope: str, operation: str, dynamic: bool, grain: str) -> None:
+        """kind: "fp16", or one whose name starts with "int8" or "int4"."""
+        if kind == "fp16":
+            recipe.add_weight_only_config(scope, operation, 16, algorithm_key=algorithms.FLOAT_CASTING)
+        else:
+            form = recipe.add_dynamic_config if dynamic else recipe.add_weight_only_config
+            form(scope, operation, int(kind[3]), granularity=grain)
+
+    found = scopes(precision)
+    if compat is not None and any(kind.startswith("int4") for kind in (*found, precision.rows)):
+        raise ExportError(f"tflite-runtime {compat} computes nothing but zeros from int4 weights; choose int8 for a "
+                          "compatible file")
+    for kind, blocks in found.items():
+        dynamic = kind == "int4_weights" or (kind == "int8" and compat is None)
+        add(kind, f"^({'|'.join(blocks)})/[0-9]+/", operations.FULLY_CONNECTED, dynamic, grains.CHANNELWISE)
+    if precision.rows != "fp32":
+        add(precision.rows, f"^{EMBEDDING}/[0-9]+/", operations.EMBEDDING_LOOKUP, True,
+            grains.CHANNELWISE if compat is None else grains.TENSORWISE)
     work = quantizer.Quantizer(bytearray(model), recipe.get_quantization_recipe())
     with contextlib.redirect_stderr(io.StringIO()):  # one of its progress bars cannot be turned off
         return bytes(work.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model)
 
 
-def int8_scopes(precision: Precision) -> list[str]:
-    """Scopes whose weights become int8."""
-    scopes = [f"layer_{index}/{part}" for index, layer in enumerate(precision.layers)
-              for part in ("attention", "ffn") if getattr(layer, part) == "int8"]
-    ends = ((EMBEDDING, precision.embedding), (PROJECTION, precision.embedding), (HEAD, precision.head))
-    return scopes + [scope for scope, value in ends if value == "int8"]
+def scopes(precision: Precision) -> dict[str, list[str]]:
+    """The scopes of weight matrices, by the precision that each is stored in; those in fp32 are left out."""
+    named = [(getattr(layer, part), f"layer_{index}/{part}") for index, layer in enumerate(precision.layers)
+             for part in ("attention", "ffn")]
+    found: dict[str, list[str]] = {}
+    for kind, scope in [(precision.projection, PROJECTION), *named, (precision.head, HEAD)]:
+        if kind != "fp32":
+            found.setdefault(kind, []).append(scope)
+    return found
 
 
 def read_metadata(path: Path) -> dict[str, str]:

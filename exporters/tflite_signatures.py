@@ -3,7 +3,8 @@
 The rewrite changes no result beyond float rounding (checked against torch in the tests):
 
 - position and type-0 embeddings are one table; 1/sqrt(head_dim) is inside the query weights; query, key and
-  value are one matrix, so that a dynamic int8 runtime quantises their common input once;
+  value (of those that are stored as a product of two, the first factor) are one matrix, so that a dynamic int8
+  runtime quantises their common input once;
 - the shift of every layer norm is moved into the biases that follow it, which saves an addition per norm;
 - where only token 0 reaches the classifier, the last layer computes its query, output and FFN for that token
   alone. Its keys and values are never formed: q . (K x) = (K' q) . x and sum(p V x) = V sum(p x), and the key
@@ -36,6 +37,17 @@ class Affine(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
+class Product(nn.Module):
+    """A matrix stored as a product of two: x [rows, in] -> [rows, out]."""
+
+    def __init__(self, first: Affine, second: Affine) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+
 class Norm(nn.Module):
     """Layer norm without its shift: x [rows, H] -> (x - mean) / sqrt(variance + eps) * scale."""
 
@@ -60,25 +72,36 @@ class Block(nn.Module):
         self.attention_norm = Norm(layer.attention_norm)
         shift = _values(layer.attention_norm.bias)
         self.up = _shifted(layer.up, shift)
-        self.down = Affine(_values(layer.down.weight), _values(layer.down.bias) + shift)
+        self.down = _biased(layer.down, _values(layer.down.bias) + shift)
         self.ffn_norm = Norm(layer.ffn_norm)
 
     def project_attention(self, layer: Any, shift: Tensor) -> None:
-        query, key, value = (_shifted(part, shift) for part in (layer.query, layer.key, layer.value))
-        scale = 1 / math.sqrt(self.head_dim)
-        self.qkv = Affine(torch.cat([query.weight * scale, key.weight, value.weight]),
-                          torch.cat([query.bias * scale, key.bias, value.bias]))
-        self.output = Affine(_values(layer.output.weight), _values(layer.output.bias) + shift)
+        parts = [_shifted(layer.query, shift, 1 / math.sqrt(self.head_dim)), _shifted(layer.key, shift),
+                 _shifted(layer.value, shift)]
+        first = [part.first if isinstance(part, Product) else part for part in parts]
+        self.qkv = Affine(torch.cat([part.weight for part in first]), torch.cat([part.bias for part in first]))
+        self.widths = [len(part.weight) for part in first]
+        self.seconds = nn.ModuleList(part.second if isinstance(part, Product) else nn.Identity() for part in parts)
+        self.alike = layer.qk_dim == self.head_dim and first == parts
+        self.output = _biased(layer.output, _values(layer.output.bias) + shift)
+
+    def query_key_value(self, x: Tensor) -> list[Tensor]:
+        """x [L, H] -> [heads, L, qk_dim] twice and [heads, L, head_dim]."""
+        length, heads = x.shape[0], self.heads
+        if self.alike:
+            parts = self.qkv(x).view(length, 3 * heads, self.head_dim).transpose(0, 1)
+            return [parts[:heads], parts[heads:2 * heads], parts[2 * heads:]]
+        parts = torch.split(self.qkv(x), self.widths, 1)
+        wide = (second(part) for second, part in zip(self.seconds, parts, strict=True))
+        return [part.view(length, heads, part.shape[1] // heads).transpose(0, 1) for part in wide]
 
     def attend(self, x: Tensor, bias: Tensor) -> Tensor:
         """x [L, H], bias [1, 1, L] -> [L, H] plus the shift of x."""
-        length, heads = x.shape[0], self.heads
-        parts = self.qkv(x).view(length, 3 * heads, self.head_dim).transpose(0, 1)
-        query, key, value = parts[:heads], parts[heads:2 * heads], parts[2 * heads:]
-        keys = _transposed(key[0])[None] if heads == 1 else key.transpose(1, 2)
+        query, key, value = self.query_key_value(x)
+        keys = _transposed(key[0])[None] if self.heads == 1 else key.transpose(1, 2)
         weights = torch.softmax(torch.matmul(query, keys) + bias, -1)
         context = torch.matmul(weights, value).transpose(0, 1)
-        return self.output(context.reshape(length, heads * self.head_dim))
+        return self.output(context.reshape(x.shape[0], self.heads * self.head_dim))
 
     def forward(self, x: Tensor, bias: Tensor) -> Tensor:
         x = self.attention_norm(x + self.attend(x, bias))
@@ -86,30 +109,30 @@ class Block(nn.Module):
 
     def matrices(self) -> list[tuple[str, Affine]]:
         """(block, matrix) in the order in which the blocks run."""
-        attention = [("attention", part) for part in self.attention_matrices()]
-        return [*attention, ("ffn", self.up), ("ffn", self.down)]
+        scopes = ("attention", self.attention_matrices()), ("ffn", [self.up, self.down])
+        return [(scope, affine) for scope, parts in scopes for part in parts for affine in _affines(part)]
 
-    def attention_matrices(self) -> list[Affine]:
-        return [self.qkv, self.output]
+    def attention_matrices(self) -> list[nn.Module]:
+        return [self.qkv, *self.seconds, self.output]
 
 
 class LastBlock(Block):
     """The last layer, for token 0 only, without keys and values."""
 
     def project_attention(self, layer: Any, shift: Tensor) -> None:
-        query, value = (_shifted(part, shift) for part in (layer.query, layer.value))
-        scale = 1 / math.sqrt(self.head_dim)
-        self.query = Affine(query.weight * scale, query.bias * scale)
-        self.key = Affine(_values(layer.key.weight).t(), None)
-        self.value = Affine(value.weight, None)
-        output = _values(layer.output.weight)
-        self.output = Affine(output, _values(layer.output.bias) + output @ value.bias + shift)
+        self.query = _shifted(layer.query, shift, 1 / math.sqrt(self.head_dim))
+        self.key, self.value = _transpose_of(layer.key), _biased(layer.value, None)
+        value_bias = _values(layer.value.bias) + _values(layer.value.weight) @ shift
+        shift = shift + _values(layer.output.weight) @ value_bias
+        self.output = _biased(layer.output, _values(layer.output.bias) + shift)
         own = torch.eye(self.heads).repeat_interleave(self.head_dim, 1)
         self.register_buffer("own", own)  # [heads, heads * head_dim]: 1 where a column is of the row's head
+        alike = layer.qk_dim == self.head_dim
+        self.register_buffer("scored", own if alike else torch.eye(self.heads).repeat_interleave(layer.qk_dim, 1))
 
     def attend(self, x: Tensor, bias: Tensor) -> Tensor:
         """x [L, H], bias [1, 1, L] -> [1, H] plus the shift of x."""
-        directions = self.key(self.query(x[:1]) * self.own)  # [heads, H]
+        directions = self.key(self.query(x[:1]) * self.scored)  # [heads, H]
         weights = torch.softmax(torch.matmul(directions, _transposed(x)) + bias, -1)[0]
         return self.output((self.value(torch.matmul(weights, x)) * self.own).sum(0, keepdim=True))
 
@@ -117,7 +140,7 @@ class LastBlock(Block):
         x = self.attention_norm(x[:1] + self.attend(x, bias))
         return self.ffn_norm(x + self.down(F.gelu(self.up(x))))
 
-    def attention_matrices(self) -> list[Affine]:
+    def attention_matrices(self) -> list[nn.Module]:
         return [self.query, self.key, self.value, self.output]
 
 
@@ -129,6 +152,7 @@ class SignatureNet(nn.Module):
         super().__init__()
         self.mask_bias = float(net.mask_bias)
         self.register_buffer("word", _values(net.word.weight))
+        self.word_factor = None if net.word_factor is None else Affine(_values(net.word_factor.weight), None)
         types = _values(net.token_type.weight)
         self.register_buffer("position", _values(net.position.weight) + (0 if token_types else types[0]))
         self.register_buffer("token_type", types if token_types else None)
@@ -148,7 +172,8 @@ class SignatureNet(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor,
                 token_type_ids: Tensor | None = None) -> dict[str, Tensor]:
         length = input_ids.shape[1]
-        x = F.embedding(input_ids.view(length), self.word) + self.position[:length]
+        x = F.embedding(input_ids.view(length), self.word)
+        x = (x if self.word_factor is None else self.word_factor(x)) + self.position[:length]
         if token_type_ids is not None:
             x = x + F.embedding(token_type_ids.view(length), self.token_type)
         x = self.embedding_norm(x)
@@ -164,8 +189,8 @@ class SignatureNet(nn.Module):
 
     def matrices(self) -> list[tuple[str, tuple[int, int]]]:
         """(scope, (out, in)) of every weight matrix in the order in which the scopes run. Scopes are such as
-        "projection", "layer_3/attention", "layer_3/ffn" and "head"."""
-        rows = [("projection", self.projection)]
+        "projection" (what comes between the word table and the layers), "layer_3/attention", "layer_3/ffn" and "head"."""
+        rows = [("projection", self.word_factor), ("projection", self.projection)]
         rows += [(f"layer_{index}/{part}", affine) for index, block in enumerate(self.blocks)
                  for part, affine in block.matrices()]
         rows += [("head", self.pooler), ("head", self.classifier)]
@@ -185,7 +210,29 @@ def _transposed(x: Tensor) -> Tensor:
     return x.view(length, parts, hidden // parts).permute(1, 2, 0).reshape(hidden, length)
 
 
-def _shifted(linear: nn.Linear, shift: Tensor) -> Affine:
-    """`linear` for an input from which `shift` [in] was left out."""
-    weight = _values(linear.weight)
-    return Affine(weight, _values(linear.bias) + weight @ shift)
+def _affines(part: nn.Module) -> list[Affine]:
+    return [module for module in part.modules() if isinstance(module, Affine)]
+
+
+def _biased(linear: Any, bias: Tensor | None) -> Affine | Product:
+    """The matrix of `linear` with that bias instead of its own."""
+    if getattr(linear, "rank", 0):
+        return Product(Affine(_values(linear.first.weight), None), Affine(_values(linear.second.weight), bias))
+    return Affine(_values(linear.weight), bias)
+
+
+def _shifted(linear: Any, shift: Tensor, scale: float = 1.0) -> Affine | Product:
+    """scale * `linear` for an input from which `shift` [in] was left out."""
+    bias = scale * _values(linear.bias)
+    if getattr(linear, "rank", 0):
+        first = _values(linear.first.weight)
+        return Product(Affine(first, first @ shift), Affine(scale * _values(linear.second.weight), bias))
+    weight = scale * _values(linear.weight)
+    return Affine(weight, bias + weight @ shift)
+
+
+def _transpose_of(linear: Any) -> Affine | Product:
+    """x [rows, out] times the matrix of `linear`, without a bias: [rows, in]."""
+    if getattr(linear, "rank", 0):
+        return Product(Affine(_values(linear.second.weight).t(), None), Affine(_values(linear.first.weight).t(), None))
+    return Affine(_values(linear.weight).t(), None)

@@ -25,7 +25,8 @@ PROJECTED = replace(UNEVEN, embedding=10, head_activation="gelu")
 FACTORED = replace(PROJECTED, word_rank=4, layers=(
     LayerSpec(3, 48, 0, (("query", 5), ("up", 8))), LayerSpec(1, 20, 4, (("down", 6),)),
     LayerSpec(2, 36, 6, (("key", 3), ("value", 7), ("output", 9), ("up", 5), ("down", 4)))))
-VARIANTS = {"factored": FACTORED, "factored tokens": replace(FACTORED, head="tokens"), "uneven": UNEVEN, "one layer": ONE_LAYER, "tokens": TOKENS, "projected": PROJECTED,
+VARIANTS = {"factored": FACTORED, "factored tokens": replace(FACTORED, head="tokens"),
+            "uneven": UNEVEN, "one layer": ONE_LAYER, "tokens": TOKENS, "projected": PROJECTED,
             "projected tokens": replace(PROJECTED, head="tokens"),
             "one layer of tokens": replace(ONE_LAYER, head="tokens")}
 MIDDLE = EncoderShape(128, 32, 3000, 128, 2, 7, (LayerSpec(4, 512), LayerSpec(2, 256), LayerSpec(3, 384)))

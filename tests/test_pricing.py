@@ -95,16 +95,40 @@ def test_a_factored_word_table_is_taken_where_only_bytes_are_short() -> None:
     assert CompressionPlan.loads(small.dumps()) == small
 
 
+@pytest.mark.parametrize("share", [0.92, 0.95, 0.98, 1.0])
+def test_of_all_widths_of_the_stream_the_best_is_found(share: float) -> None:
+    """A narrower stream is another model with a projection, searched on its own, and its error added."""
+    given, device = replace(with_ranks(1), hidden={6: 0.3, 12: 0.1}), profile()
+    whole = cost.estimate(given.source, Precision.uniform("fp32", 1), device, "onnx", 1, LENGTH)
+    budget = Budget(max_latency_ms=share * whole.tail_ms)
+    best = {}
+    for width, extra in ((0, 0.0), (6, 0.3), (12, 0.1)):
+        source = replace(given.source, hidden=width or given.source.hidden)
+        assert source.projected == bool(width)
+        for spec, error in forms(given.layers[0], source):
+            shape = replace(source, layers=(spec,))
+            found = cost.estimate(shape, Precision.uniform("fp32", 1), device, "onnx", 1, LENGTH)
+            if found.tail_ms <= budget.max_latency_ms:
+                best[width] = min(best.get(width, 9.0), error + extra)
+    plan = search(given.without("embeddings"), device, budget, "onnx", 1, LENGTH, precisions=("fp32",))
+    assert plan.predicted_error == pytest.approx(min(best.values()), abs=1e-6)
+    assert plan.subnet.hidden == min(best, key=lambda width: best[width])
+    assert plan.shape.hidden == (plan.subnet.hidden or given.source.hidden)
+    assert plan.shape.embedding == given.source.hidden
+    assert plan.predicted_error == pytest.approx(given.error_of(plan.subnet, plan.precision), abs=1e-9)
+    assert CompressionPlan.loads(plan.dumps()) == plan
+
+
 def test_tables_with_ranks_round_trip_and_can_be_left_out() -> None:
-    given = with_ranks(2)
+    given = replace(with_ranks(2), hidden={6: 0.3})
     assert ErrorTables.loads(json.dumps(given.to_json())) == given
-    plain = given.without("lowrank", "embeddings")
-    assert not plain.word_ranks and not any(e.ranks or e.qk_dim for e in plain.layers)
+    plain = given.without("lowrank", "embeddings", "stream")
+    assert not plain.word_ranks and not plain.hidden and not any(e.ranks or e.qk_dim for e in plain.layers)
     assert "ranks" not in json.dumps(plain.to_json()) and "qk_dim" not in json.dumps(plain.to_json())
 
 
 def test_a_subnet_knows_its_widths_without_ranks() -> None:
-    subnet = SubnetSpec((1,), (LayerSpec(2, 8, 2, (("up", 2),)),), word_rank=3)
+    subnet = SubnetSpec((1,), (LayerSpec(2, 8, 2, (("up", 2),)),), word_rank=3, hidden=8)
     assert subnet.whole == SubnetSpec((1,), (LayerSpec(2, 8),))
     assert SubnetSpec.from_json(json.loads(json.dumps(subnet.to_json()))) == subnet
 

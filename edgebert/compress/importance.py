@@ -1,4 +1,4 @@
-"""Which heads and FFN neurons matter, judged by gradients on training data.
+"""Which heads and FFN neurons matter, judged by gradients on training data or by the size of their weights.
 
 A mask variable of ones multiplies each head's context and each neuron's activation; its gradient says how the loss
 would change if the unit went away. Nothing is trained here and the model is not changed.
@@ -6,7 +6,7 @@ would change if the unit went away. Nothing is trained here and the model is not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,31 +62,59 @@ def in_order_already(net: Encoder) -> Importance:
                       falling(layer.ffn for layer in net.shape.layers))
 
 
-def importance(net: Encoder, batches: Iterable[Batch], objective: Objective, criterion: str = "fisher",
-               tick: Callable[[int], None] = lambda rows: None) -> Importance:
-    """Scores from the objective's loss to the rows' labels. tick is called with the rows done after each batch.
-    Raises UsageError for an unknown criterion, for no batches, and for scores that are not finite."""
-    if criterion not in CRITERIA:
-        raise UsageError(f"unknown importance criterion '{criterion}', choose from {', '.join(CRITERIA)}")
+MAGNITUDE = "magnitude"
+
+
+def magnitude(net: Encoder) -> Importance:
+    """The Euclidean norm of all weights and biases that leave with a unit; needs no data (Han et al. 2015, for whole
+    units). Raises UsageError for weights that are not finite."""
+    heads, neurons = [], []
+    for layer in net.layers:
+        rows = sum(getattr(layer, name).weight.detach().double().square().sum(1)
+                   + getattr(layer, name).bias.detach().double().square() for name in ("query", "key", "value"))
+        columns = layer.output.weight.detach().double().square().sum(0)
+        heads.append((rows + columns).view(layer.heads, layer.head_dim).sum(1).sqrt())
+        neurons.append((layer.up.weight.detach().double().square().sum(1) + layer.up.bias.detach().double().square()
+                        + layer.down.weight.detach().double().square().sum(0)).sqrt())
+    return _finite(MAGNITUDE, heads, neurons)
+
+
+def mask_gradients(net: Encoder, batches: Iterable[Batch], objective: Objective) -> Iterator[list[torch.Tensor]]:
+    """For each batch, the gradients of every row's loss by the masks of all heads and neurons: [B, heads] and [B, ffn]
+    of the first layer, then of the second, and so on."""
     net.eval()
-    heads = [torch.zeros(layer.heads, dtype=torch.float64) for layer in net.layers]
-    neurons = [torch.zeros(layer.up.out_features, dtype=torch.float64) for layer in net.layers]
-    rows = 0
     for batch in batches:
         size = len(batch.labels)
-        masks = [LayerMask(heads=torch.ones(size, len(h), requires_grad=True),
-                           neurons=torch.ones(size, len(n), requires_grad=True)) for h, n in zip(heads, neurons)]
+        masks = [LayerMask(heads=torch.ones(size, layer.heads, requires_grad=True),
+                           neurons=torch.ones(size, layer.up.out_features, requires_grad=True)) for layer in net.layers]
         with torch.enable_grad():
             logits, _ = net.trace(*batch.inputs, masks=masks)
             loss = objective.hard(logits, batch).sum()
-        gradients = torch.autograd.grad(loss, [t for m in masks for t in (m.heads, m.neurons)])
-        for i in range(len(masks)):
-            heads[i] += CRITERIA[criterion](gradients[2 * i])
-            neurons[i] += CRITERIA[criterion](gradients[2 * i + 1])
-        rows += size
-        tick(size)
+        yield list(torch.autograd.grad(loss, [t for m in masks for t in (m.heads, m.neurons)]))
+
+
+def importance(net: Encoder, batches: Iterable[Batch], objective: Objective, criterion: str = "fisher",
+               tick: Callable[[int], None] = lambda rows: None) -> Importance:
+    """Scores from the objective's loss to the rows' labels; those of "magnitude" from the weights alone. tick is called
+    with the rows done after each batch.
+    Raises UsageError for an unknown criterion, for no batches, and for scores that are not finite."""
+    if criterion == MAGNITUDE:
+        return magnitude(net)
+    if criterion not in CRITERIA:
+        raise UsageError(f"unknown importance criterion '{criterion}', choose from {', '.join(CRITERIA)}, {MAGNITUDE}")
+    sums: list[torch.Tensor] = []
+    rows = 0
+    for gradients in mask_gradients(net, batches, objective):
+        scores = [CRITERIA[criterion](gradient) for gradient in gradients]
+        sums = [total + score for total, score in zip(sums, scores)] if sums else scores
+        rows += len(gradients[0])
+        tick(len(gradients[0]))
     if rows == 0:
         raise UsageError("importance needs at least one training row")
+    return _finite(criterion, [total / rows for total in sums[::2]], [total / rows for total in sums[1::2]])
+
+
+def _finite(criterion: str, heads: list[torch.Tensor], neurons: list[torch.Tensor]) -> Importance:
     if not all(torch.isfinite(score).all() for score in heads + neurons):
         raise UsageError("importance is not finite: the checkpoint's weights overflow or hold NaN")
-    return Importance(criterion, tuple((h / rows).numpy() for h in heads), tuple((n / rows).numpy() for n in neurons))
+    return Importance(criterion, tuple(h.numpy() for h in heads), tuple(n.numpy() for n in neurons))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -10,9 +11,11 @@ import torch
 from edgebert.modeling import Encoder
 from edgebert.train.batches import Rows
 from edgebert.train.device import on_device
+from edgebert.train.fake_quant import fake_quantised
 from edgebert.train.loop import Log, Schedule, backward_of, optimise
 from edgebert.train.losses import hidden_mse
 from edgebert.train.objectives import Objective
+from exporters.artifact import Precision
 
 
 def layer_map(kept: tuple[int, ...], layers: int) -> tuple[int, ...]:
@@ -23,7 +26,8 @@ def layer_map(kept: tuple[int, ...], layers: int) -> tuple[int, ...]:
 
 def recover(student: Encoder, teacher: Encoder, kept: tuple[int, ...], rows: Rows, schedule: Schedule,
             objective: Objective, hidden_weight: float = 1.0, tick: Callable[[int], None] = lambda steps: None,
-            state: Path | None = None, log: Log | None = None) -> Encoder:
+            state: Path | None = None, log: Log | None = None, precision: Precision | None = None,
+            format: str = "onnx") -> Encoder:
     """Trains `student` in place by distillation from `teacher`, without labels, and returns it.
 
     Without dropout, and with the word embedding as the teacher has it: it holds most of the parameters, is not cut,
@@ -31,6 +35,9 @@ def recover(student: Encoder, teacher: Encoder, kept: tuple[int, ...], rows: Row
 
     Loss: the objective's soft loss + hidden_weight x hidden MSE over embeddings and mapped layers (DynaBERT, Hou et al.
     2020, section 2.2).
+
+    precision: the student answers as its file of that precision and format would (see `fake_quant`), so that it learns to
+    be right after rounding; its weights stay float. None: as it is.
     """
     teacher.eval()
     states = layer_map(kept, len(teacher.layers))
@@ -46,7 +53,8 @@ def recover(student: Encoder, teacher: Encoder, kept: tuple[int, ...], rows: Row
         return objective.soft(logits.float(), answer.float(), batch).mean() + hidden_weight * distance
 
     try:
-        with on_device(student, teacher):
+        rounded = fake_quantised(student, precision, format) if precision is not None else nullcontext()
+        with on_device(student, teacher), rounded:
             optimise(student, rows, backward_of(loss, schedule.precision), schedule, tick, state, log=log)
     finally:
         student.dropout = dropout

@@ -1,0 +1,151 @@
+"""`edgebert fit-device`: its flags, checked and handed on."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgebert import cli_options as options
+from edgebert import cli_plan
+from edgebert.cli_options import INPUT, RUN, Runtime
+from edgebert.errors import UsageError
+
+
+class Effort(StrEnum):
+    quick = "quick"
+    standard = "standard"
+    thorough = "thorough"
+    full = "full"
+
+
+class Percentile(StrEnum):
+    p50 = "p50"
+    p90 = "p90"
+
+
+Profile = Annotated[str, typer.Option("--profile", "-p", help="A device name (see `edgebert profiles`) or a .toml.")]
+BUDGET, METHODS = "Budget (defaults come from the profile)", "Methods beside width and depth"
+
+
+EXAMPLES = """Examples:
+
+  edgebert fit-device --profile pixel6
+
+  edgebert fit-device -p raspberry-pi-4 --model ./my-bert --data ./my-data --max-latency 25ms --runtime onnx
+
+  edgebert fit-device -p pixel6 --task clinc150 --max-drop 1.0      (the fastest model that loses at most a point)
+
+  edgebert fit-device -p pixel6 --methods all                       (low rank, vocabulary ... where they pay)
+
+  edgebert fit-device -p pixel6 --max-latency 3ms --dry-run         (the plan only, in seconds)"""
+
+
+def fit_device(
+    profile: Profile = "pixel6",
+    model: options.Model = None,
+    task: options.Task = None,
+    data: options.Data = None,
+    supernet: Annotated[Path | None, typer.Option(rich_help_panel=INPUT, help="A folder made by train-elastic, whose "
+                        "model and data are used; --data only where the data have moved.")] = None,
+    task_type: options.TaskType = None,
+    metric: options.MetricName = None,
+    text_column: options.TextColumn = None,
+    pair_column: options.PairColumn = None,
+    label_column: options.LabelColumn = None,
+    length: options.Length = None,
+    max_latency: Annotated[str | None, typer.Option(rich_help_panel=BUDGET, help="Such as 12ms; at --percentile.")
+                           ] = None,
+    percentile: Annotated[Percentile | None, typer.Option(rich_help_panel=BUDGET, help="Of the latency.")] = None,
+    max_memory: Annotated[str | None, typer.Option(rich_help_panel=BUDGET, help="Peak of the process, such as "
+                          "60MB.")] = None,
+    max_size: Annotated[str | None, typer.Option(rich_help_panel=BUDGET, help="Model file, such as 20MB.")] = None,
+    max_drop: Annotated[float | None, typer.Option(rich_help_panel=BUDGET, help="Points of the metric below the "
+                        "teacher. Alone: minimise the latency.")] = None,
+    runtime: Annotated[Runtime, typer.Option(rich_help_panel=RUN, help="auto takes the better one.")] = Runtime.auto,
+    threads: Annotated[int | None, typer.Option(rich_help_panel=RUN, help="Default: the profile's.")] = None,
+    effort: Annotated[Effort, typer.Option(rich_help_panel=RUN, help="How long to recover what the cuts cost: a "
+                     "quarter of, exactly, or four times what the number of labels asks for; full: train a supernet "
+                     "first, and cut from it.")] = Effort.standard,
+    teacher_epochs: options.TeacherEpochs = None,
+    criterion: options.Criterion = options.Importance.fisher,
+    methods: Annotated[str, typer.Option(rich_help_panel=METHODS, help="Which may be used, where the tables say that "
+                       "they pay: vocabulary, refit, lowrank, embeddings, or all, or none.")] = "refit",
+    corpus: options.Corpus = None,
+    keep_languages: options.KeepLanguages = None,
+    min_count: options.MinCount = None,
+    vocabulary_size: options.VocabularySize = None,
+    tflite_compat: Annotated[str | None, typer.Option(rich_help_panel=RUN, help="2.14: a file that tflite-runtime "
+                             "2.14.0 computes right.")] = None,
+    this_machine: Annotated[bool, typer.Option("--this-machine", rich_help_panel=RUN, help="The target is this "
+                            "machine: hold what is measured here against the budget.")] = False,
+    seed: options.Seed = 0,
+    cache: options.CacheFolder = None,
+    resume: options.Resume = False,
+    tensorboard: options.TensorBoard = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", rich_help_panel=RUN, help="Print the plan and stop. Uses "
+                       "stored error tables; needs no torch.")] = False,
+    tables: Annotated[Path | None, typer.Option(rich_help_panel=RUN, help="Error tables for --dry-run, as a run "
+                      "leaves them in its bundle.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", rich_help_panel=RUN, help="Where the bundle goes.")
+                   ] = Path("edgebert-bundle"),
+    overwrite: options.Overwrite = False,
+    make_zip: Annotated[bool, typer.Option("--zip", rich_help_panel=RUN, help="Also pack it as a .zip.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", rich_help_panel=RUN, help="Print the result as JSON.")] = False,
+) -> None:
+    """Search, cut, recover, export, prove and pack a model for a device."""
+    from edgebert.device import load_profile, parse_latency, parse_size
+    from edgebert.methods import parse_methods
+
+    device = load_profile(profile)
+    flags = {
+        "max_latency_ms": None if max_latency is None else parse_latency(max_latency),
+        "max_memory_mb": None if max_memory is None else parse_size(max_memory, "--max-memory"),
+        "max_size_mb": None if max_size is None else parse_size(max_size, "--max-size"),
+        "max_drop": max_drop, "percentile": percentile.value if percentile else None}
+    only_drop = max_drop is not None and not any((max_latency, max_memory, max_size))
+    budget = device.budget.override(**flags)
+    if only_drop:
+        budget = replace(budget, max_latency_ms=None)
+    if supernet is not None:
+        _refuse_beside_supernet({"--model": model, "--task": task, "--task-type": task_type, "--metric": metric,
+                                 "--text-column": text_column, "--pair-column": pair_column,
+                                 "--label-column": label_column, "--length": length, "--dry-run": dry_run or None,
+                                 "--teacher-epochs": teacher_epochs,
+                                 "--effort full": effort if effort == Effort.full else None})
+    names = parse_methods(methods)
+    if methods == "all" and supernet is not None:  # which keeps the vocabulary that it was trained with
+        names = tuple(name for name in names if name != "vocabulary")
+    vocabulary = options.vocabulary_choice("vocabulary" in names, corpus, keep_languages, min_count, vocabulary_size)
+    if data is None and task is None:
+        task = "snips"
+    if dry_run:
+        cli_plan.dry_run(device, budget, task, tables, runtime.value, threads, length, as_json)
+        return
+    if tables is not None:
+        raise UsageError("--tables is for --dry-run: a real run measures its own tables, or finds them in the cache")
+    options.check_out(out, overwrite)
+    from edgebert.cache import Cache, default_cache
+    from edgebert.data import Columns
+    from edgebert.request import FitRequest
+
+    request = FitRequest(
+        profile=device, budget=budget, out=out, model=model, task=task, data=data,
+        columns=Columns(text_column, pair_column, label_column), kind=task_type, metric=metric, runtime=runtime.value,
+        threads=threads or device.threads, length=length, effort=effort.value, teacher_epochs=teacher_epochs,
+        criterion=criterion.value, methods=names, vocabulary=vocabulary, tflite_compat=tflite_compat,
+        minimise_latency=only_drop, supernet=supernet, tensorboard=tensorboard, this_machine=this_machine, zip=make_zip,
+        overwrite=overwrite, seed=seed,
+        command=shlex.join(["edgebert", *sys.argv[1:]]))
+    cli_plan.run(request, Cache(cache or default_cache(), resume), as_json)
+
+
+def _refuse_beside_supernet(flags: dict[str, object]) -> None:
+    given = [flag for flag, value in flags.items() if value is not None]
+    if given:
+        raise UsageError(f"--supernet brings its own model and task; it contradicts {', '.join(given)}")
