@@ -73,7 +73,7 @@ def fit_device(
                      "quarter of, exactly, or four times what the number of labels asks for; full: train a supernet "
                      "first, and cut from it.")] = Effort.standard,
     teacher_epochs: options.TeacherEpochs = None,
-    criterion: options.Criterion = options.Importance.fisher,
+    criterion: options.Criterion = options.Importance.obs,
     methods: Annotated[str, typer.Option(rich_help_panel=METHODS, help="Which may be used, where the tables say that "
                        "they pay: vocabulary, refit, lowrank, embeddings, or all, or none.")] = "refit",
     corpus: options.Corpus = None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgebert.checkpoint import load_checkpoint
 from edgebert.compress.importance import IN_ORDER
+from edgebert.compress.obs import CRITERION as OBS
 from edgebert.elastic_stages import elastic_of, sandwich
 from edgebert.errors import UsageError
 from edgebert.material import Material
@@ -50,7 +51,9 @@ def origin_of(request: FitRequest, supernet: Supernet | None, material: Material
         net = load_checkpoint(supernet.weights_folder, material.data.labels, kind=material.data.kind).net
         origin = Origin(net, supernet.tables, supernet.space)
     elif request.effort == "full":
-        elastic = elastic_of(teacher, material, sandwich(), request.criterion, work)
+        # What stays is trained in every width: updates that make up for one cut have no place in a supernet.
+        criterion = "fisher" if request.criterion == OBS else request.criterion
+        elastic = elastic_of(teacher, material, sandwich(), criterion, work)
         origin = Origin(elastic.net, tables_of(elastic.net, material.data, material.train, IN_ORDER, work), elastic.space)
     else:
         origin = Origin(teacher, tables_of(teacher, material.data, material.train, request.criterion, work))

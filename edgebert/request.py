@@ -49,7 +49,7 @@ class FitRequest:
     vocabulary: VocabularyChoice | None = None
     effort: str = "standard"
     teacher_epochs: int | None = None
-    criterion: str = "fisher"
+    criterion: str = "obs"
     methods: tuple[str, ...] = DEFAULT
     tflite_compat: str | None = None
     minimise_latency: bool = False
