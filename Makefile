@@ -9,7 +9,7 @@ fit: $(VENV)/.all
 	$(BIN)/edgebert fit-device --profile pixel6 --out edgebert-bundle --overwrite
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadscope
 
 $(VENV)/.all: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

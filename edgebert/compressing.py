@@ -82,11 +82,11 @@ class CompressRequest:
         if self.recover not in RECOVERIES:
             raise UsageError(f"--recover '{self.recover}' is not known, choose from {', '.join(RECOVERIES)}")
         if self.recover != "none" and self.method in NOT_RECOVERED:
-            raise UsageError(f"--recover {self.recover} would fill the zeros of --method {self.method} again, or compare "
-                             "residual streams of different widths; leave it out")
+            raise UsageError(f"--recover {self.recover} would fill the zeros of --method {self.method} again; leave it "
+                             "out")
 
 
-NOT_RECOVERED = ("zeros", "snip", "adapt", "rigl", "tickets", "stream-mask", "stream-rotation")
+NOT_RECOVERED = ("zeros", "snip", "adapt", "rigl", "tickets")
 
 
 def compress(request: CompressRequest, cache: Cache, reporter: Reporter) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def compress(request: CompressRequest, cache: Cache, reporter: Reporter) -> dict
     if request.recover != "none":
         lesson = schedule_for(RECOVERY, material.train, len(material.data.labels), RECOVERY_ASK, EFFORTS[request.recover],
                               request.seed)
-        net = student_of(net, found.kept, teacher, material, lesson, work)
+        net = student_of(net, found.kept, teacher, material, lesson, work, found.basis)
     leave_to_main()
     before, after = (evaluate(role, some, material, work) for role, some in (("teacher", teacher), ("result", net)))
     result = {"schema": SCHEMA, "method": request.method, "keep": request.keep, "recover": request.recover,

@@ -11,8 +11,10 @@ from edgebert.compress.mask_search import block_fisher, rearranged, rescale, sea
 from edgebert.compress.moments import second_moments
 from edgebert.compress.obs import CRITERION as OBS
 from edgebert.compress.obs import operate
-from edgebert.compress.stream import most_important, narrow, principal_basis, rotate, stream_importance
+from edgebert.compress.stream import channels, most_important, narrow, stream_importance
+from edgebert.compress.stream_refit import refit as stream_refit
 from edgebert.compress.subnet import extract
+from edgebert.cutting import STREAM_ROWS, narrowed
 from edgebert.device import Budget
 from edgebert.errors import UsageError
 from edgebert.job import Compressed, Job, all_layers
@@ -111,18 +113,26 @@ def _rank(sides: tuple[int, int], keep: float) -> int:
 
 
 def stream_mask(job: Job) -> Compressed:
-    """The units of the residual stream that matter least leave everywhere (as in CoFi, Xia et al. 2022)."""
+    """The units of the residual stream that matter least leave everywhere (as in CoFi, Xia et al. 2022), and least
+    squares repairs what it can."""
     sample = job.material.train.sample(IMPORTANCE_ROWS, job.work.seed)
-    scores = stream_importance(job.teacher, in_order(sample, 32), job.objective)
-    net = narrow(job.teacher, most_important(scores, _width(job)))
-    return Compressed(net, {"hidden": net.shape.hidden}, all_layers(net))
+    kept = most_important(stream_importance(job.teacher, in_order(sample, 32), job.objective), _width(job))
+    basis = channels(kept, job.teacher.shape.hidden)
+    batches = list(in_order(job.material.train.sample(STREAM_ROWS, job.work.seed + 2), 64))
+    net = stream_refit(narrow(job.teacher, kept), job.teacher, basis, batches)
+    return Compressed(net, {"hidden": net.shape.hidden}, all_layers(net), basis)
 
 
 def stream_rotation(job: Job) -> Compressed:
-    """The residual stream in its principal components (as in SliceGPT, Ashkboos et al. 2024)."""
-    net = rotate(job.teacher, principal_basis(job.teacher, calibration(job.material.train, job.work), _width(job)))
-    return Compressed(net, {"hidden": net.shape.hidden}, all_layers(net))
+    """The residual stream in its principal components (as in SliceGPT, Ashkboos et al. 2024), then least squares."""
+    net, basis = narrowed(job.teacher, _width(job), job.material.train, job.work)
+    return Compressed(net, {"hidden": net.shape.hidden}, all_layers(net), basis)
 
 
 def _width(job: Job) -> int:
-    return max(RANK_STEP, round(job.keep * job.teacher.shape.hidden / RANK_STEP) * RANK_STEP)
+    hidden = job.teacher.shape.hidden
+    width = max(RANK_STEP, round(job.keep * hidden / RANK_STEP) * RANK_STEP)
+    if width >= hidden or job.teacher.shape.projected:
+        raise UsageError(f"--keep {job.keep:g}: a stream of {hidden} numbers, in steps of {RANK_STEP}, becomes no "
+                         "narrower; give a smaller share, of a model without a projection")
+    return width

@@ -26,6 +26,7 @@ from edgebert.material import Material
 from edgebert.methods import why_refit
 from edgebert.modeling import Encoder
 from edgebert.plan import CompressionPlan
+from edgebert.spec import SubnetSpec
 from edgebert.stages import CALIBRATION_ROWS, Workplace, calibration, weights_hash
 from edgebert.train.batches import Rows, in_order
 from edgebert.train.teacher import logits_of
@@ -50,7 +51,9 @@ class Cut:
 def cut_of(plan: CompressionPlan, origin: Encoder, material: Material, methods: tuple[str, ...], work: Workplace) -> Cut:
     """The layers, heads and neurons that the plan keeps of `origin`, with the weights that go with its criterion;
     refitted where that scores better on the selection split; stored as the plan says."""
-    subnet, shape, updated = plan.subnet, plan.shape, plan.provenance.get("criterion") == OBS
+    subnet, shape = plan.subnet, plan.shape
+    cuts = subnet.whole != SubnetSpec.full(origin.shape)
+    updated = cuts and plan.provenance.get("criterion") == OBS
     inputs = {"model": weights_hash(origin), "data": material.data.sha256, "length": material.inputs.max_length,
               "subnet": subnet.to_json(), "heads": [list(h) for h in plan.kept_heads], "seed": work.seed,
               "neurons": [list(n) for n in plan.kept_neurons], "refit": "refit" in methods, "updated": updated,
@@ -63,7 +66,7 @@ def cut_of(plan: CompressionPlan, origin: Encoder, material: Material, methods: 
             net = operate(origin, second_moments(origin, batches, ("output", "down")), *units)
         else:
             net = extract(origin, *units)
-        if "refit" in methods and net.shape != origin.shape:
+        if "refit" in methods and cuts:
             points = material.scorers["select"].points
             with work.reporter.stage("refit by least squares", len(net.layers)) as tick:
                 better = refit(origin, net, subnet.whole, batches, tick=tick)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from edgebert.device import DeviceProfile
 from edgebert.material import Material
 from edgebert.modeling import Encoder
@@ -41,11 +43,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Compressed:
-    """A network and what is worth saying about it. kept: which layers of the teacher it has."""
+    """A network and what is worth saying about it. kept: which layers of the teacher it has. basis: [hidden, width] from
+    the teacher's residual stream to a narrower one, None where it is as wide."""
 
     net: Encoder
     facts: Mapping[str, float | str]
     kept: tuple[int, ...]
+    basis: Tensor | None = None
 
 
 def all_layers(net: Encoder) -> tuple[int, ...]:

@@ -69,11 +69,15 @@ class Bound:
 
 def undominated(options: Iterable[Option]) -> list[Option]:
     """Options of one block that no other one beats or equals in every respect; of equals the first stays."""
-    kept: list[Option] = []
-    for option in sorted(options, key=lambda o: o.costs):
-        if not any(all(a <= b for a, b in zip(other.costs, option.costs)) for other in kept):
-            kept.append(option)
-    return kept
+    import numpy as np
+
+    ordered = sorted(options, key=lambda o: o.costs)
+    costs = np.array([option.costs for option in ordered])
+    kept: list[int] = []
+    for index, own in enumerate(costs):
+        if not (costs[kept] <= own).all(1).any():
+            kept.append(index)
+    return [ordered[index] for index in kept]
 
 
 def solve(options: tuple[Option, ...], drops: tuple[float, ...], limits: dict[str, float], minimise: str,

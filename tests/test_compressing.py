@@ -72,6 +72,15 @@ def test_masks_alone_say_how_far_they_go(request_of, root: Path) -> None:
     assert not (root / "never").exists()
 
 
+def test_a_narrower_stream_recovers_from_a_teacher_seen_through_its_basis(request_of, root: Path) -> None:
+    result = compress(request_of("stream-rotation", recover="quick", out=root / "narrow"), Cache(root / "cache"),
+                      Reporter(quiet=True))
+    before, after = result["before"]["shape"], result["after"]["shape"]
+    assert after["hidden"] == before["hidden"] // 2 and after["embedding"] == before["hidden"]
+    with pytest.raises(UsageError, match="--keep 1: a stream of [0-9]+ numbers, in steps of 16, becomes no narrower"):
+        compress(request_of("stream-mask", keep=1.0, out=root / "wide"), Cache(root / "cache"), Reporter(quiet=True))
+
+
 @pytest.mark.parametrize(("changes", "said"), [
     ({"method": "unknown"}, "--method 'unknown' is not known, choose from magnitude, taylor"),
     ({"keep": 0.0}, "--keep 0: a share of the layers' weights, more than 0 and at most 1"),

@@ -140,7 +140,8 @@ def test_a_whole_run_of_two_processes_writes_and_prints_once(tmp_path, bert_fold
     assert done.stderr.count("fine-tune the teacher: done") == done.stderr.count("recover by distillation: done") == 1
     assert done.stdout.count("Proof: the files against torch") == 1
     entries = sorted(path.parent.name for path in (tmp_path / "cache").glob("*/*"))
-    assert entries == ["cut", "file", "file", "scores", "scores", "student", "tables", "teacher"]
+    assert entries.count("scores") in (2, 3)  # what is cut may be the whole teacher
+    assert [e for e in entries if e != "scores"] == ["cut", "file", "file", "student", "tables", "teacher"]
 
 
 def test_a_launch_that_starts_one_process_only_is_refused():
