@@ -1,7 +1,7 @@
 """What a plan cuts out of a network before anything is trained: the methods in the order in which they compose.
 
-vocabulary (in `material.gather`, because it changes the rows) -> depth and width -> refit -> low rank and embeddings ->
-recovery (`stages.student_of`) -> quantisation (the exporters). Each works on what those before it left.
+vocabulary (in `material.gather`, because it changes the rows) -> depth and width -> refit -> stream -> low rank and
+embeddings -> recovery (`stages.student_of`) -> quantisation (the exporters). Each works on what those before it left.
 """
 
 from __future__ import annotations
@@ -33,9 +33,6 @@ from edgebert.train.teacher import logits_of
 
 STREAM_ROWS = 512
 """Training rows that a narrower stream is fitted on; all their states are held in memory at once."""
-
-MOST_RANKS = 5
-"""Ranks of one matrix that are measured, spread over those that pay."""
 
 
 @dataclass(frozen=True)
