@@ -155,7 +155,7 @@ def test_the_searched_network_is_what_was_trained_with_its_coefficients_in_it(ne
     assert max(norms) < 0.95
 
 
-def test_an_interrupted_search_goes_on_to_the_same_ticket(net, rows, tmp_path):
+def test_an_interrupted_search_goes_on_to_the_same_ticket(net, rows, tmp_path, interruptible):
     slimming = Slimming(0.5, 0.5, multiple=1, penalty=0.1, interval=2, queue=3, threshold=0.3)
     truth, searched = draw_ticket(net, rows, SCHEDULE, OBJECTIVE, slimming)
     done = []

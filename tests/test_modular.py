@@ -249,7 +249,7 @@ def test_training_follows_the_eigenvalues(shape, rows):
         assert (net.state_dict()[name][~mask] != start[name][~mask]).any() or mask.all()
 
 
-def test_an_interrupted_run_goes_on_bit_for_bit(shape, rows, tmp_path):
+def test_an_interrupted_run_goes_on_bit_for_bit(shape, rows, tmp_path, interruptible):
     adaptive = Adaptive(interval=2, rows=6, groups=GROUPS, share=0.6, rest=0.5)
     truth = fine_tune_modules(random_net(shape), rows, SCHEDULE, OBJECTIVE, adaptive)
     done = []
