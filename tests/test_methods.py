@@ -90,3 +90,29 @@ def test_all_methods_together_make_a_verified_bundle(tmp_path: Path, bert_folder
 
 def load_vocabulary(folder: Path) -> int:
     return len((folder / "vocab.txt").read_text().splitlines())
+
+
+def test_a_supernet_with_a_trimmed_vocabulary_is_cut_with_every_method(tmp_path: Path, bert_folder: Path) -> None:
+    from edgebert.bundle import verify
+    from edgebert.elastic_stages import settings_for
+    from edgebert.pipeline import fit_device
+    from edgebert.progress import Reporter
+    from edgebert.request import FitRequest
+    from edgebert.train_elastic import ElasticRequest, train_elastic
+    from edgebert.trimming import VocabularyChoice
+    from tests.test_pipeline import write_task
+
+    cache, quiet = Cache(tmp_path / "cache"), Reporter(quiet=True)
+    settings = settings_for("sandwich", schedule={"epochs": 3, "learning_rate": 2e-3}, widths=(1.0, 0.5), depths=(1.0,))
+    supernet = train_elastic(ElasticRequest(settings, tmp_path / "s", model=str(bert_folder), task=None, length=16,
+                                            data=write_task(tmp_path / "task"), teacher_epochs=4,
+                                            vocabulary=VocabularyChoice()), cache, quiet)
+    whole = FitRequest(profile=load_profile("pixel6"), budget=Budget(max_size_mb=1.0), out=tmp_path / "whole",
+                       supernet=supernet.folder, runtime="onnx", effort="quick", methods=())
+    limit = 0.8 * fit_device(whole, cache, quiet).plan.estimate.tail_ms
+    every = tuple(name for name in METHODS if name != "vocabulary")
+    tight = replace(whole, out=tmp_path / "b", budget=Budget(max_latency_ms=limit), methods=every)
+    result = fit_device(tight, cache, quiet)
+    assert verify(result.bundle).checks and result.plan.estimate.tail_ms <= limit
+    assert result.plan.source.vocab == supernet.space.source.vocab < load_vocabulary(bert_folder)
+    assert "stream" in result.plan.provenance and "vocabulary" not in result.plan.provenance
