@@ -34,13 +34,23 @@ def options_of(tables: ErrorTables, rows: dict[str, CostRow], length: int, signa
                                 error + narrow + (tables.int8_embedding if name == "int8" else 0.0), length, signatures,
                                 rank)
                          for rank, error in {0: 0.0, **tables.word_ranks}.items() for name, row in rows.items()])
+    token_0 = source.head == "sequence"
+    prices: dict[tuple[Part, LayerSpec, bool, str], tuple[float, float, float, float]] = {}  # layers mostly look alike
+
+    def price(part: Part, spec: LayerSpec, alone: bool, name: str) -> tuple[float, float, float, float]:
+        if (key := (part, spec, alone, name)) not in prices:
+            prices[key] = _price(source, rows[name], part, spec, alone, length, signatures)
+        return prices[key]
+
     for index, errors in enumerate(tables.layers):
         parts: tuple[tuple[Part, float], ...] = (("attention", errors.int8_attention), ("ffn", errors.int8_ffn))
-        for last, (part, int8_error) in itertools.product((False, True), parts):
-            found.extend(undominated([
-                _priced(source, row, index, part, last, spec, error + (int8_error if name == "int8" else 0.0), length,
-                        signatures)
-                for spec, error in specs_of(source, source.layers[index], errors, part) for name, row in rows.items()]))
+        for part, int8_error in parts:
+            forms = list(specs_of(source, source.layers[index], errors, part))
+            for last in (False, True):
+                found.extend(undominated([
+                    Option(index, part, last, spec, name, error + (int8_error if name == "int8" else 0.0),
+                           *price(part, spec, last and token_0, name))
+                    for spec, error in forms for name in rows]))
     return tuple(found)
 
 
@@ -77,12 +87,13 @@ def _frame(source: EncoderShape, row: CostRow, error: float, length: int, signat
                   max(cost.arena_mb(b) for b in ends), rank)
 
 
-def _priced(source: EncoderShape, row: CostRow, layer: int, part: Part, last: bool, spec: LayerSpec, error: float,
-            length: int, signatures: int) -> Option:
-    """One form of one block of one layer; `last`: of the last one kept."""
+def _price(source: EncoderShape, row: CostRow, part: Part, spec: LayerSpec, alone: bool, length: int,
+           signatures: int) -> tuple[float, float, float, float]:
+    """Milliseconds, megabytes in memory and in the file, and of activations, of one form of one block. alone: for token 0
+    alone."""
     count = cost.attention_block if part == "attention" else cost.ffn_block
-    block = count(source, spec, length, last and source.head == "sequence")
+    block = count(source, spec, length, alone)
     size = (cost.block_bytes(block, row.precision, row.runtime, signatures)
             + cost.graph_bytes(row.runtime, row.precision, signatures)[1])
-    return Option(layer, part, last, spec, row.precision, error, cost.block_latency_ms(block, row),
-                  cost.block_memory_mb(block, row, signatures), size / cost.MB, cost.arena_mb(block))
+    return (cost.block_latency_ms(block, row), cost.block_memory_mb(block, row, signatures), size / cost.MB,
+            cost.arena_mb(block))
