@@ -118,7 +118,7 @@ def stream_mask(job: Job) -> Compressed:
     sample = job.material.train.sample(IMPORTANCE_ROWS, job.work.seed)
     kept = most_important(stream_importance(job.teacher, in_order(sample, 32), job.objective), _width(job))
     basis = channels(kept, job.teacher.shape.hidden)
-    batches = list(in_order(job.material.train.sample(STREAM_ROWS, job.work.seed + 2), 64))
+    batches = calibration(job.material.train, job.work, STREAM_ROWS)
     net = stream_refit(narrow(job.teacher, kept), job.teacher, basis, batches)
     return Compressed(net, {"hidden": net.shape.hidden}, all_layers(net), basis)
 

@@ -28,7 +28,7 @@ from edgebert.modeling import Encoder
 from edgebert.plan import CompressionPlan
 from edgebert.spec import SubnetSpec
 from edgebert.stages import CALIBRATION_ROWS, Workplace, calibration, weights_hash
-from edgebert.train.batches import Rows, in_order
+from edgebert.train.batches import Rows
 from edgebert.train.teacher import logits_of
 
 STREAM_ROWS = 512
@@ -92,7 +92,7 @@ def cut_of(plan: CompressionPlan, origin: Encoder, material: Material, methods: 
 
 def narrowed(net: Encoder, width: int, train: Rows, work: Workplace) -> tuple[Encoder, Tensor]:
     """`net` with a stream of `width` numbers, fitted to what it was, and the basis that leads there."""
-    batches = list(in_order(train.sample(STREAM_ROWS, work.seed + 2), 64))
+    batches = calibration(train, work, STREAM_ROWS)
     basis = principal_basis(net, batches, width)
     with work.reporter.stage(f"narrow the stream to {width}", len(net.layers)) as tick:
         return stream_refit(rotate(net, basis), net, basis, batches, tick=tick), basis

@@ -123,9 +123,9 @@ def ranked(net: Encoder, data: Dataset, train: Rows, criterion: str, work: Workp
         return importance(net, in_order(sample, 32), OBJECTIVES[data.kind], criterion, tick)
 
 
-def calibration(train: Rows, work: Workplace) -> list[Batch]:
+def calibration(train: Rows, work: Workplace, rows: int = CALIBRATION_ROWS) -> list[Batch]:
     """Training rows that closed forms are solved on."""
-    return list(in_order(train.sample(CALIBRATION_ROWS, work.seed + 2), 64))
+    return list(in_order(train.sample(rows, work.seed + 2), 64))
 
 
 def surgery_of(net: Encoder, train: Rows, work: Workplace) -> tuple[list[dict[str, Moments]], Surgery]:

@@ -28,7 +28,6 @@ from edgebert.modeling import Encoder
 from edgebert.progress import Reporter
 from edgebert.spec import FFN_MATRICES
 from edgebert.stages import Workplace, calibration, teacher_of
-from edgebert.train.batches import in_order
 from edgebert.train.objectives import OBJECTIVES
 from edgebert.train.teacher import logits_of
 from edgebert.train_elastic import ElasticRequest
@@ -48,7 +47,7 @@ def ways(teacher: Encoder, material: Material, work: Workplace) -> Iterator[Way]
     for width in (head_dim // 8, head_dim // 4, head_dim // 2, 3 * head_dim // 4):
         specs = [replace(layer, qk_dim=width) for layer in layers]
         yield "scores from fewer numbers", width, lambda specs=specs: lowrank(teacher, specs, moments)
-    some = list(in_order(material.train.sample(STREAM_ROWS, work.seed + 2), 64))
+    some = calibration(material.train, work, STREAM_ROWS)
     scores = stream_importance(teacher, some, OBJECTIVES[material.data.kind])
     for width in (5 * hidden // 6, 2 * hidden // 3, hidden // 2, hidden // 3):
         kept = most_important(scores, width)

@@ -104,13 +104,13 @@ def measure_errors(net: Encoder, rows: Rows, scores: Importance, objective: Obje
                                   base.without(i), run(None, int8_layer(layer, ("query", "key", "value", "output"))),
                                   run(None, int8_layer(layer, ("up", "down")))))
         tick(1)
-    embedding = _embedding_error(base)
+    embedding = embedding_error(base)
     tick(1)
     return ErrorTables(net.shape, objective.error, scores.criterion, tuple(tables), embedding, head_order, neuron_order,
                        len(rows), rows.ids.shape[1], model_sha256, data_sha256)
 
 
-def _embedding_error(base: Prefixes) -> float:
+def embedding_error(base: Prefixes) -> float:
     """Error of int8 rows in the word embedding."""
     net = base.net
     twin = copy.copy(net)

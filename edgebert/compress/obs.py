@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgebert.compress.error_tables import Prefixes, _embedding_error, int8_layer, no_better_when_narrower
+from edgebert.compress.error_tables import Prefixes, embedding_error, int8_layer, no_better_when_narrower
 from edgebert.compress.moments import Moments
 from edgebert.compress.refit import RIDGE, damped, joined, put, reconstruct
 from edgebert.compress.subnet import extract
@@ -200,7 +200,7 @@ def measure_obs_errors(net: Encoder, rows: Rows, moments: list[dict[str, Moments
         tick(1)
         tables.append(LayerErrors(heads, neurons, drop, run(int8_layer(layer, ("query", "key", "value", "output"))),
                                   run(int8_layer(layer, ("up", "down")))))
-    embedding = _embedding_error(base)
+    embedding = embedding_error(base)
     tick(1)
     return ErrorTables(net.shape, objective.error, CRITERION, tuple(tables), embedding, head_order, neuron_order,
                        len(rows), rows.ids.shape[1], model_sha256, data_sha256)
