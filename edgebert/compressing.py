@@ -6,7 +6,7 @@ import copy
 import json
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from edgebert.cache import Cache
 from edgebert.compress.sparsity import weight_sizes
 from edgebert.compressors import METHODS
 from edgebert.crew import leave_to_main
-from edgebert.data import Columns
 from edgebert.device import DeviceProfile
 from edgebert.errors import UsageError
 from edgebert.evidence import ModelEvidence
@@ -25,7 +24,7 @@ from edgebert.material import Material, gather
 from edgebert.modeling import Encoder, wrap
 from edgebert.progress import Reporter
 from edgebert.prove import evaluate
-from edgebert.request import EFFORTS
+from edgebert.request import EFFORTS, RunRequest
 from edgebert.stages import (
     RECOVERY,
     RECOVERY_ASK,
@@ -38,15 +37,14 @@ from edgebert.stages import (
 )
 from edgebert.supernet import temporary_beside
 from edgebert.tokenization import write_tokenizer
-from edgebert.trimming import VocabularyChoice
 
 SCHEMA = 1
 RECOVERIES = ("none", *(effort for effort in EFFORTS if effort != "full"))
 
 
 @dataclass(frozen=True)
-class CompressRequest:
-    """One run of `compress`; the fields that `request.FitRequest` has too mean the same.
+class CompressRequest(RunRequest):
+    """One run of `compress`.
 
     method: of compressors.METHODS. keep: a share in (0, 1], of what the method says. recover: "none", or how long to
     distil afterwards, as an effort of `fit-device`.
@@ -57,24 +55,9 @@ class CompressRequest:
     profile: DeviceProfile
     out: Path
     recover: str = "none"
-    model: str | None = None
-    task: str | None = "snips"
-    data: Path | None = None
-    columns: Columns = field(default_factory=Columns)
-    kind: str | None = None
-    metric: str | None = None
-    length: int | None = None
-    vocabulary: VocabularyChoice | None = None
-    teacher_epochs: int | None = None
-    tensorboard: Path | None = None
-    overwrite: bool = False
-    seed: int = 0
-    command: str = "edgebert compress"
-    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if (self.task is None) == (self.data is None):
-            raise UsageError("give either --task (a demo task) or --data (your own), not both")
+        super().__post_init__()
         if self.method not in METHODS:
             raise UsageError(f"--method '{self.method}' is not known, choose from {', '.join(METHODS)}")
         if not 0 < self.keep <= 1:

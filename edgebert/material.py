@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -13,47 +11,22 @@ from edgebert.cache import Cache, default_cache
 from edgebert.checkpoint import Checkpoint, load_checkpoint, resolve
 from edgebert.compress.vocabulary import trimmed
 from edgebert.coverage import Coverage
-from edgebert.data import Columns, Dataset, load_dataset
+from edgebert.data import Dataset, load_dataset
 from edgebert.data_kinds import ANSWERS
 from edgebert.demo import demo_model_folder, demo_task_folder
 from edgebert.errors import UsageError
 from edgebert.evidence import Score
 from edgebert.progress import Reporter
+from edgebert.request import RunRequest
 from edgebert.rows import rows_of
 from edgebert.spec import input_lengths
 from edgebert.tasks import Scorer, choose_metric
 from edgebert.tokenization import choose_length, lengths, load_tokenizer
 from edgebert.train.batches import Rows
-from edgebert.trimming import VocabularyChoice
 from exporters.artifact import InputSpec
 
 LONGEST_WINDOW = 384
 """Tokens of a window for question answering, unless a length is asked for (Devlin et al. 2019, for SQuAD)."""
-
-
-class Wanted(Protocol):
-    """The part of a request that says what to start from; `request.FitRequest` says what each field means."""
-
-    @property
-    def model(self) -> str | None: ...
-    @property
-    def task(self) -> str | None: ...
-    @property
-    def data(self) -> Path | None: ...
-    @property
-    def columns(self) -> Columns: ...
-    @property
-    def kind(self) -> str | None: ...
-    @property
-    def metric(self) -> str | None: ...
-    @property
-    def length(self) -> int | None: ...
-    @property
-    def vocabulary(self) -> VocabularyChoice | None: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def notes(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -89,7 +62,7 @@ class Material:
         return select, dev, test
 
 
-def gather(request: Wanted, reporter: Reporter, cache: Cache | None = None) -> Material:
+def gather(request: RunRequest, reporter: Reporter, cache: Cache | None = None) -> Material:
     """Loads the data, then the checkpoint with a classifier for the data's labels, and encodes the rows.
 
     The length is the request's, or the shortest usual one that holds 99.5 % of the training rows uncut.

@@ -22,44 +22,66 @@ student is cut from a supernet that is trained first."""
 RUNTIME_CHOICES = ("auto", "both", *RUNTIMES)
 
 
-@dataclass(frozen=True)
-class FitRequest:
-    """One run of `fit_device`.
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What every run is told.
 
     model: a checkpoint folder or hub id, None for the demo encoder. task: a demo task; data: a file or folder of your
     own; one of the two. kind: of task, one of data_kinds.KINDS, None to read it from the data. metric: one that fits
     the kind, None for its usual one. length: tokens a row is cut to, None to take it from the training rows.
-    teacher_epochs: None for as many as the data ask for. vocabulary: which pieces stay, None for all of them. methods: of
-    methods.METHODS, those that may be used. minimise_latency: the budget's max_drop is the goal's limit, latency the
-    goal. this_machine: the target is the machine this runs on, so that the measured latency is held against the budget.
+    vocabulary: which pieces stay, None for all of them. teacher_epochs: None for as many as the data ask for.
+    tensorboard: folder for curves, None for none. command: what a person typed, for the records.
     """
 
-    profile: DeviceProfile
-    budget: Budget
-    out: Path
     model: str | None = None
     task: str | None = "snips"
     data: Path | None = None
     columns: Columns = field(default_factory=Columns)
     kind: str | None = None
     metric: str | None = None
-    runtime: str = "auto"
-    threads: int = 1
     length: int | None = None
     vocabulary: VocabularyChoice | None = None
-    effort: str = "standard"
     teacher_epochs: int | None = None
+    tensorboard: Path | None = None
+    overwrite: bool = False
+    seed: int = 0
+    command: str = "edgebert"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the result must know about what was asked for."""
+        return ()
+
+    def __post_init__(self) -> None:
+        if (self.task is None) == (self.data is None):
+            raise UsageError("give either --task (a demo task) or --data (your own), not both")
+
+
+@dataclass(frozen=True)
+class FitRequest(RunRequest):
+    """One run of `fit_device`.
+
+    methods: of methods.METHODS, those that may be used. minimise_latency: the budget's max_drop is the goal's limit,
+    latency the goal. this_machine: the target is the machine this runs on, so that the measured latency is held against
+    the budget. verify_on: the device, as remote.open_device names it, that plans are timed on until one keeps the budget
+    there, at most verify_rounds times; None to believe the profile.
+    """
+
+    profile: DeviceProfile
+    budget: Budget
+    out: Path
+    runtime: str = "auto"
+    threads: int = 1
+    effort: str = "standard"
     criterion: str = "obs"
     methods: tuple[str, ...] = DEFAULT
     tflite_compat: str | None = None
     minimise_latency: bool = False
     supernet: Path | None = None
-    tensorboard: Path | None = None
     this_machine: bool = False
+    verify_on: str | None = None
+    verify_rounds: int = 5
     zip: bool = False
-    overwrite: bool = False
-    seed: int = 0
-    command: str = "edgebert fit-device"
 
     def as_in(self, supernet: Supernet) -> FitRequest:
         """The same request for the model and the data that a supernet was trained with. The data may have moved: then
@@ -74,15 +96,13 @@ class FitRequest:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the result must know about what was asked for."""
         if self.tflite_compat is None:
             return ()
         return ("the TFLite file keeps int8 weights but computes in fp32, because tflite-runtime 2.14.0 gets integer "
                 "products wrong: it runs at about fp32 speed, so the latency estimate is too low for it",)
 
     def __post_init__(self) -> None:
-        if (self.task is None) == (self.data is None):
-            raise UsageError("give either --task (a demo task) or --data (your own), not both")
+        super().__post_init__()
         if self.effort not in EFFORTS:
             raise UsageError(f"--effort '{self.effort}' is not known, choose from {', '.join(EFFORTS)}")
         if self.runtime not in RUNTIME_CHOICES:
@@ -94,5 +114,9 @@ class FitRequest:
             raise UsageError(f"--tflite-compat '{self.tflite_compat}' is not known; 2.14 is")
         if self.tflite_compat and self.runtime == "onnx":
             raise UsageError("--tflite-compat makes a TFLite file; it contradicts --runtime onnx")
+        if self.verify_on is not None and self.this_machine:
+            raise UsageError("--this-machine and --verify-on both name the target; --verify-on local is this machine too")
+        if self.verify_rounds < 1:
+            raise UsageError(f"--verify-rounds must be at least 1, got {self.verify_rounds}")
         if self.minimise_latency and self.budget.max_drop is None:
             raise UsageError("minimising the latency needs --max-drop, the points of the metric that may be lost")

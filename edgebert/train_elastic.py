@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from edgebert.bundle import move_into_place
 from edgebert.cache import Cache
 from edgebert.compress.importance import IN_ORDER
 from edgebert.crew import leave_to_main
-from edgebert.data import Columns
 from edgebert.elastic_stages import Elastic, ElasticSettings, elastic_of
-from edgebert.errors import UsageError
 from edgebert.material import Material, gather
 from edgebert.modeling import Encoder, wrap
 from edgebert.progress import Reporter
 from edgebert.prove import evaluate
+from edgebert.request import RunRequest
 from edgebert.stages import Workplace, tables_of, teacher_of
 from edgebert.supernet import (
     TEACHER,
@@ -32,34 +31,15 @@ from edgebert.tables import ErrorTables
 from edgebert.tokenization import write_tokenizer
 from edgebert.train.elastic import subnet_logits
 from edgebert.train.teacher import logits_of
-from edgebert.trimming import VocabularyChoice
 
 
 @dataclass(frozen=True)
-class ElasticRequest:
-    """One run of `train_elastic`; the fields that `request.FitRequest` has too mean the same."""
+class ElasticRequest(RunRequest):
+    """One run of `train_elastic`."""
 
     settings: ElasticSettings
     out: Path
-    model: str | None = None
-    task: str | None = "snips"
-    data: Path | None = None
-    columns: Columns = field(default_factory=Columns)
-    kind: str | None = None
-    metric: str | None = None
-    length: int | None = None
-    vocabulary: VocabularyChoice | None = None
-    teacher_epochs: int | None = None
     criterion: str = "fisher"
-    tensorboard: Path | None = None
-    overwrite: bool = False
-    seed: int = 0
-    command: str = "edgebert train-elastic"
-    notes: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if (self.task is None) == (self.data is None):
-            raise UsageError("give either --task (a demo task) or --data (your own), not both")
 
 
 def train_elastic(request: ElasticRequest, cache: Cache, reporter: Reporter) -> Supernet:

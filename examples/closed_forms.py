@@ -22,15 +22,14 @@ from edgebert.compress.moments import second_moments
 from edgebert.compress.stream import channels, most_important, narrow, principal_basis, rotate, stream_importance
 from edgebert.compress.stream_refit import refit
 from edgebert.cutting import STREAM_ROWS
-from edgebert.elastic_stages import sandwich
 from edgebert.material import Material, gather
 from edgebert.modeling import Encoder
 from edgebert.progress import Reporter
+from edgebert.request import RunRequest
 from edgebert.spec import FFN_MATRICES
 from edgebert.stages import Workplace, calibration, teacher_of
 from edgebert.train.objectives import OBJECTIVES
 from edgebert.train.teacher import logits_of
-from edgebert.train_elastic import ElasticRequest
 
 Way = tuple[str, int, Callable[[], Encoder]]
 
@@ -73,7 +72,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=default_cache())
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
-    request = ElasticRequest(sandwich(), asked.out, task=asked.task, data=asked.data, seed=asked.seed,
+    request = RunRequest(task=asked.task, data=asked.data, seed=asked.seed,
                              teacher_epochs=asked.teacher_epochs)
     reporter = Reporter()
     work = Workplace(Cache(asked.cache), reporter, asked.seed)

@@ -27,17 +27,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from edgebert.compress.early_bird import Slimming, cut, draw_ticket
-from edgebert.elastic_stages import sandwich
 from edgebert.material import Material, gather
 from edgebert.modeling import Encoder
 from edgebert.progress import Reporter
+from edgebert.request import RunRequest
 from edgebert.stages import TEACHER
 from edgebert.train.batches import Rows, in_order, shuffled, steps_per_epoch
 from edgebert.train.loop import Schedule
 from edgebert.train.modular import Adaptive, eigenvalues_of, fine_tune_modules
 from edgebert.train.objectives import OBJECTIVES
 from edgebert.train.teacher import fine_tune, logits_of
-from edgebert.train_elastic import ElasticRequest
 
 
 def multiplications_by_length(net: Encoder) -> np.ndarray:
@@ -190,7 +189,7 @@ def main() -> None:
         parser.error('"whole, shorter" is measured against "whole" and "early ticket": name them too')
     torch.set_num_threads(1)
     reporter = Reporter()
-    material = gather(ElasticRequest(sandwich(), asked.out, task=asked.task, data=asked.data, seed=asked.seed), reporter)
+    material = gather(RunRequest(task=asked.task, data=asked.data, seed=asked.seed), reporter)
     material.checkpoint.net.word.requires_grad_(not asked.freeze_words)
     schedule = replace(TEACHER, seed=asked.seed, epochs=asked.steps / steps_per_epoch(material.train, TEACHER.batch_size))
     slimming = Slimming(asked.heads, asked.neurons, penalty=asked.penalty, interval=asked.interval, queue=asked.queue,

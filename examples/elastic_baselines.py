@@ -20,6 +20,7 @@ from edgebert.compress.subnet import extract
 from edgebert.elastic_stages import ElasticSettings, ranking_of, sandwich
 from edgebert.material import gather
 from edgebert.progress import Reporter
+from edgebert.request import RunRequest
 from edgebert.space import ElasticSpace
 from edgebert.spec import SubnetSpec
 from edgebert.stages import RECOVERY, TEACHER, TEACHER_ASK, Workplace, schedule_for, teacher_of
@@ -27,7 +28,6 @@ from edgebert.train.batches import steps_per_epoch
 from edgebert.train.objectives import OBJECTIVES
 from edgebert.train.recover import recover
 from edgebert.train.teacher import fine_tune, logits_of
-from edgebert.train_elastic import ElasticRequest
 
 
 def units(subnet: SubnetSpec) -> tuple:
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     settings: ElasticSettings = sandwich()
-    request = ElasticRequest(settings, asked.out, task=asked.task, data=asked.data, seed=asked.seed,
+    request = RunRequest(task=asked.task, data=asked.data, seed=asked.seed,
                              teacher_epochs=asked.teacher_epochs)
     reporter = Reporter()
     work = Workplace(Cache(asked.cache), reporter, asked.seed)

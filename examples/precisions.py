@@ -30,17 +30,16 @@ from device_bench.measure import interleave
 from device_bench.runtimes import open_model
 from edgebert.cache import Cache, default_cache
 from edgebert.data_kinds import SINGLE
-from edgebert.elastic_stages import sandwich
 from edgebert.errors import UsageError
 from edgebert.material import gather
 from edgebert.modeling import Encoder
 from edgebert.progress import Reporter
+from edgebert.request import RunRequest
 from edgebert.stages import RECOVERY, Workplace, teacher_of
 from edgebert.train.batches import Rows, steps_per_epoch
 from edgebert.train.objectives import OBJECTIVES
 from edgebert.train.recover import recover
 from edgebert.train.teacher import logits_of
-from edgebert.train_elastic import ElasticRequest
 from exporters.artifact import PRECISIONS, Artifact, InputSpec, LayerPrecision, Precision
 from exporters.files import export_files
 from exporters.parity import logits_of as file_logits
@@ -90,7 +89,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     reporter = Reporter()
-    material = gather(ElasticRequest(sandwich(), asked.out, task=asked.task, data=asked.data, seed=asked.seed), reporter)
+    material = gather(RunRequest(task=asked.task, data=asked.data, seed=asked.seed), reporter)
     if material.data.kind != SINGLE:
         raise UsageError("this script counts right answers; give it a task with one label a row")
     teacher = teacher_of(material.checkpoint, material.data, material.train, asked.teacher_epochs,

@@ -30,10 +30,10 @@ from edgebert.compress.obs import Surgery, measure_obs_errors, operate, plan_sur
 from edgebert.compress.refit import refit
 from edgebert.compress.subnet import extract
 from edgebert.device import Budget, DeviceProfile, load_profile
-from edgebert.elastic_stages import sandwich
 from edgebert.material import Material, gather
 from edgebert.modeling import Encoder
 from edgebert.progress import Reporter
+from edgebert.request import RunRequest
 from edgebert.search import search
 from edgebert.spec import Indices, SubnetSpec, kept_indices
 from edgebert.stages import TABLE_ROWS, Workplace, teacher_of, weights_hash
@@ -41,7 +41,6 @@ from edgebert.tables import ErrorTables
 from edgebert.train.batches import Batch, Rows, in_order
 from edgebert.train.objectives import OBJECTIVES, Objective
 from edgebert.train.teacher import logits_of
-from edgebert.train_elastic import ElasticRequest
 
 WAYS = {"magnitude": ("magnitude", None), "taylor": ("taylor", None), "fisher": ("fisher", None),
         "masks": ("masks", "rescale"), "fisher + refit": ("fisher", "refit"), "obs": ("obs", "update"),
@@ -174,7 +173,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     reporter = Reporter()
-    material = gather(ElasticRequest(sandwich(), asked.out, task=asked.task, data=asked.data, seed=asked.seed,
+    material = gather(RunRequest(task=asked.task, data=asked.data, seed=asked.seed,
                                      teacher_epochs=asked.teacher_epochs), reporter)
     work = Workplace(Cache(asked.cache), reporter, asked.seed)
     net = teacher_of(material.checkpoint, material.data, material.train, asked.teacher_epochs, work).eval()

@@ -36,16 +36,15 @@ from edgebert.compress.rigl import Regrowth, rigl
 from edgebert.compress.snip import snip
 from edgebert.compress.sparsity import Masks, apply, fine_tune_masked, magnitude, scattered, weight_sizes
 from edgebert.compress.tickets import Paired, find_tickets, matching, transfer
-from edgebert.elastic_stages import sandwich
 from edgebert.material import Material, gather
 from edgebert.modeling import Encoder
 from edgebert.progress import Reporter
+from edgebert.request import RunRequest
 from edgebert.stages import TEACHER
 from edgebert.train.batches import in_order, steps_per_epoch
 from edgebert.train.objectives import OBJECTIVES, Objective
 from edgebert.train.schedule import Schedule
 from edgebert.train.teacher import logits_of
-from edgebert.train_elastic import ElasticRequest
 from exporters.artifact import InputSpec, Precision
 from exporters.onnx_export import export_onnx
 
@@ -223,7 +222,7 @@ def main() -> None:
     if "transfer" in asked.ways and asked.masks is None:
         parser.error("--ways transfer needs --masks")
     reporter = Reporter()
-    material = gather(ElasticRequest(sandwich(), asked.out, task=asked.task, data=asked.data, seed=asked.seed), reporter)
+    material = gather(RunRequest(task=asked.task, data=asked.data, seed=asked.seed), reporter)
     if material.data.kind != "single_label_classification":
         parser.error("the task must have a single label a row")
     epochs = asked.steps / steps_per_epoch(material.train, asked.batch_size)
