@@ -39,15 +39,26 @@ def bench_in_child(path: Path, options: Options, timeout_s: Optional[float] = No
     A process killed by a signal gives exit code 6 and a message naming the signal, since a broken file can
     crash a runtime. Raises BenchError if no process can be started or it runs past `timeout_s`.
     """
-    command = [sys.executable, "-c", _START, str(_ROOT), *options.to_arguments(), "--", str(path)]
+    return run_in_child([*options.to_arguments(), "--", str(path)], Path(path).name, timeout_s)
+
+
+def compare_in_child(a: Path, b: Path, options: Options, timeout_s: Optional[float] = None) -> ChildRun:
+    """Run `compare` on two files in a new process of this Python; as `bench_in_child`, but the line is a comparison."""
+    words = ["compare", *options.to_arguments(), "--", str(a), str(b)]
+    return run_in_child(words, f"{Path(a).name} and {Path(b).name}", timeout_s)
+
+
+def run_in_child(words: list[str], what: str, timeout_s: Optional[float]) -> ChildRun:
+    """Run the command line with `words` in a new process; `what` names the files in messages. Raises BenchError."""
+    command = [sys.executable, "-c", _START, str(_ROOT), *words]
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout_s)
     except OSError as error:
         raise BenchError(f"cannot start {sys.executable!r} ({error}); give one model at a time") from error
     except subprocess.TimeoutExpired as error:
-        raise BenchError(f"{Path(path).name}: no answer within {timeout_s:.0f} s") from error
+        raise BenchError(f"{what}: no answer within {timeout_s:.0f} s") from error
     stderr = done.stderr.decode("utf-8", errors="replace")
     if done.returncode < 0:
-        crash = f"bench: {Path(path).name}: killed by signal {-done.returncode}; try another runtime\n"
+        crash = f"bench: {what}: killed by signal {-done.returncode}; try another runtime\n"
         return ChildRun(BenchError.exit_code, "", stderr + crash)
     return ChildRun(done.returncode, done.stdout.decode("utf-8").strip(), stderr)

@@ -4,83 +4,29 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, Optional, Sequence
+from typing import Any, Optional
 
 from device_bench.affinity import Affinity
 from device_bench.device_facts import DeviceFacts
+from device_bench.energy import Energy
 from device_bench.inputs import GoldenCheck
+from device_bench.states import StateSample
+from device_bench.sustain import CoolDown, Minute
+from device_bench.timing import Timing
 
-SCHEMA = 1
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """Percentile by linear interpolation between the two nearest ranks (numpy's default; type 7 of Hyndman
-    and Fan, "Sample Quantiles in Statistical Packages", 1996). Raises ValueError for no values."""
-    if not values:
-        raise ValueError("no values")
-    ordered = sorted(values)
-    position = (len(ordered) - 1) * percent / 100
-    below = int(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Nanoseconds of every timed call, in the order they ran, and how many untimed calls came first.
-
-    Raises:
-        ValueError: no samples, or a sample that is not a non-negative whole number.
-    """
-
-    samples_ns: tuple[int, ...]
-    warmup_runs: int = 0
-
-    def __post_init__(self) -> None:
-        if not self.samples_ns:
-            raise ValueError("a timing needs at least one sample")
-        if any(type(sample) is not int or sample < 0 for sample in self.samples_ns):
-            raise ValueError("samples must be whole nanoseconds, zero or more")
-
-    @property
-    def p50_ns(self) -> float:
-        return percentile(self.samples_ns, 50)
-
-    @property
-    def p90_ns(self) -> float:
-        return percentile(self.samples_ns, 90)
-
-    @property
-    def p95_ns(self) -> float:
-        return percentile(self.samples_ns, 95)
-
-    @property
-    def mean_ns(self) -> float:
-        return sum(self.samples_ns) / len(self.samples_ns)
-
-    @property
-    def min_ns(self) -> int:
-        return min(self.samples_ns)
-
-    @property
-    def spread(self) -> float:
-        """Width of the middle 80 % of the samples as a share of the median: (p90 - p10) / p50."""
-        return (self.p90_ns - percentile(self.samples_ns, 10)) / self.p50_ns if self.p50_ns else 0.0
-
-    @property
-    def drift(self) -> float:
-        """Median of the last third over that of the first third, minus one; 0 for fewer than 9 samples."""
-        third = len(self.samples_ns) // 3
-        first = percentile(self.samples_ns[:third], 50) if third >= 3 else 0
-        return percentile(self.samples_ns[-third:], 50) / first - 1 if first else 0.0
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """One model file, timed once on one machine. `file_name` has no folder; memory is None where unknown.
+    """One model file, timed once on one machine. `file_name` has no folder; None means unknown everywhere.
 
-    `baseline_rss_bytes` is the process with numpy and the runtime imported but no model opened: the model's
-    own share is `peak_rss_bytes - baseline_rss_bytes`. `load_ms` is measured with the file in the page cache.
+    `clock` is "wall", or "cpu" for the CPU time of the calling thread: what the work costs on a machine shared
+    with others, never a latency. `baseline_rss_bytes` is the process with numpy and the runtime imported but no
+    model opened: the model's own share is `peak_rss_bytes - baseline_rss_bytes`. `load_ms` is measured with the
+    file in the page cache. `cpu_share` is the CPU time of the timed calls over their wall-clock time, for one
+    thread. `states` are the readings between blocks of runs, the first before and the last after all runs.
+    `minutes` is empty unless the run was a sustained one, and then `timing` keeps one sample in `kept_every`.
     """
 
     file_name: str
@@ -104,18 +50,67 @@ class BenchResult:
     device_after: DeviceFacts
     golden: Optional[GoldenCheck] = None
     schema: int = SCHEMA
+    cpu_share: Optional[float] = None
+    states: tuple[StateSample, ...] = ()
+    energy: Optional[Energy] = None
+    cool_down: Optional[CoolDown] = None
+    minutes: tuple[Minute, ...] = ()
+    kept_every: int = 1
+
+    @property
+    def emulated(self) -> Optional[str]:
+        """The emulator the machine is, or None: its timings say nothing about any device."""
+        return self.device_before.emulated
+
+    @property
+    def sustained_drift(self) -> Optional[float]:
+        """Median of the last minute over that of the first, minus one; None unless it was a sustained run."""
+        return self.minutes[-1].p50_ns / self.minutes[0].p50_ns - 1 if self.minutes else None
+
+    @property
+    def valid(self) -> bool:
+        """True if the figures may be quoted as latency. The rule is in `trust`."""
+        return not self.reasons()
+
+    @property
+    def valid_as_cost(self) -> bool:
+        """True if the median may calibrate a cost model: CPU time may, and a p90 is not needed for it."""
+        from device_bench.trust import findings
+
+        return not any(finding.spoils_cost for finding in findings(self))
+
+    def reasons(self) -> list[str]:
+        """Why the figures may not be quoted as latency, each with what to do; empty for a valid record."""
+        from device_bench.trust import findings
+
+        return [finding.text for finding in findings(self) if finding.spoils_latency]
 
     def warnings(self) -> list[str]:
-        """Reasons to distrust the figures, each with what to do; empty for a sound run."""
-        from device_bench.trust import all_warnings
+        """Everything to know before trusting the figures, the reasons of `reasons` included."""
+        from device_bench.trust import findings
 
-        return all_warnings(self)
+        return [finding.text for finding in findings(self)]
+
+    def latency_ms(self, percent: int = 50) -> Optional[float]:
+        """A percentile (50, 90, 95, 99) in milliseconds, or None where it may not be shown as a time: too few
+        runs for it, or an emulated machine."""
+        quoted = None if self.emulated else self.timing.quotable_ns(percent)
+        return None if quoted is None else quoted / 1e6
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON record: the stored fields and the derived ones (`*_ms`, `spread`, `runs`, `warnings`)."""
+        """The JSON record: the stored fields and the derived ones (`*_ms`, `spread`, `runs`, `valid` ...).
+
+        Percentiles of too few runs are None, and on an emulated machine every derived time is: the samples
+        remain for those who study the emulator.
+        """
         timing = self.timing
         return {
             "schema": self.schema,
+            "valid": self.valid,
+            "valid_as_cost": self.valid_as_cost,
+            "reasons": self.reasons(),
+            "warnings": self.warnings(),
+            "emulated": self.emulated,
             "file_name": self.file_name,
             "sha256": self.sha256,
             "file_bytes": self.file_bytes,
@@ -125,23 +120,31 @@ class BenchResult:
             "threads": self.threads,
             "batch": self.batch,
             "length": self.length,
-            "p50_ms": timing.p50_ns / 1e6,
-            "p90_ms": timing.p90_ns / 1e6,
-            "p95_ms": timing.p95_ns / 1e6,
-            "mean_ms": timing.mean_ns / 1e6,
-            "min_ms": timing.min_ns / 1e6,
+            "clock": self.clock,
+            "clock_tick_ns": self.clock_tick_ns,
+            "p50_ms": self.latency_ms(50),
+            "p90_ms": self.latency_ms(90),
+            "p95_ms": self.latency_ms(95),
+            "p99_ms": self.latency_ms(99),
+            "mean_ms": None if self.emulated else timing.mean_ns / 1e6,
+            "min_ms": None if self.emulated else timing.min_ns / 1e6,
             "spread": timing.spread,
+            "drift": timing.drift,
+            "sustained_drift": self.sustained_drift,
             "runs": len(timing.samples_ns),
             "warmup_runs": timing.warmup_runs,
             "load_ms": self.load_ms,
             "first_inference_ms": self.first_inference_ms,
             "baseline_rss_bytes": self.baseline_rss_bytes,
             "peak_rss_bytes": self.peak_rss_bytes,
+            "cpu_share": self.cpu_share,
+            "energy": None if self.energy is None else self.energy.to_dict(),
             "golden": None if self.golden is None else asdict(self.golden),
-            "warnings": self.warnings(),
             "affinity": asdict(self.affinity),
-            "clock": self.clock,
-            "clock_tick_ns": self.clock_tick_ns,
+            "cool_down": None if self.cool_down is None else asdict(self.cool_down),
+            "minutes": [asdict(minute) for minute in self.minutes],
+            "kept_every": self.kept_every,
+            "states": [asdict(state) for state in self.states],
             "device_before": self.device_before.to_dict(),
             "device_after": self.device_after.to_dict(),
             "samples_ns": list(timing.samples_ns),
@@ -153,46 +156,15 @@ class BenchResult:
 
     @classmethod
     def from_json(cls, text: str) -> BenchResult:
-        """Read a line written by `to_json`; derived fields are computed again from the samples.
+        """Read a line written by `to_json`, of this schema or an older one; see `reading.read_record`, which
+        refuses with a ValueError what no benchmark can have given."""
+        from device_bench.reading import read_record
 
-        Raises:
-            ValueError: not JSON, another schema version, or a missing or wrong field, naming it.
-        """
-        record = json.loads(text)
-        if not isinstance(record, dict) or "schema" not in record:
-            raise ValueError("not a benchmark record: it has no schema field")
-        if record["schema"] != SCHEMA:
-            raise ValueError(f"benchmark record of schema {record['schema']!r}; this version reads {SCHEMA}")
-        try:
-            golden = record["golden"]
-            return cls(
-                timing=Timing(tuple(record["samples_ns"]), _checked(record, "warmup_runs", int)),
-                affinity=Affinity(*(_cores(record["affinity"][name]) for name in ("asked", "actual"))),
-                device_before=DeviceFacts.from_dict(record["device_before"]),
-                device_after=DeviceFacts.from_dict(record["device_after"]),
-                golden=None if golden is None else GoldenCheck(**golden),
-                **{name: _checked(record, name, kind) for name, kind in _PLAIN_FIELDS.items()},
-            )
-        except KeyError as error:
-            raise ValueError(f"benchmark record lacks the field {error}") from error
-        except TypeError as error:
-            raise ValueError(f"benchmark record has a wrong field: {error}") from error
+        return read_record(text)
 
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> BenchResult:
+        """The inverse of `to_dict`; raises as `from_json` does."""
+        from device_bench.reading import parse_record
 
-_PLAIN_FIELDS: dict[str, Any] = {
-    "file_name": str, "sha256": str, "file_bytes": int, "format": str, "runtime": str, "runtime_version": str,
-    "threads": int, "batch": int, "length": int, "clock": str, "clock_tick_ns": int,
-    "load_ms": (int, float), "first_inference_ms": (int, float),
-    "baseline_rss_bytes": (int, type(None)), "peak_rss_bytes": (int, type(None)),
-}
-
-
-def _checked(record: dict[str, Any], name: str, kind: Any) -> Any:
-    value = record[name]
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise ValueError(f"benchmark record: {name} is {value!r}")
-    return value
-
-
-def _cores(value: Optional[list[int]]) -> Optional[tuple[int, ...]]:
-    return None if value is None else tuple(value)
+        return parse_record(record)

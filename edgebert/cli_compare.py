@@ -1,0 +1,61 @@
+"""`edgebert compare`: how many times as fast one bundle or model file is as another."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgebert.errors import UsageError
+
+EXAMPLES = """Examples:
+
+  edgebert compare bundle-fp32 bundle-int8
+
+  edgebert compare bundle/model_qint8.onnx bundle/model_qint8.tflite --length 64
+
+  edgebert compare bundle-before bundle-after --device ssh:pi@board.local --runs 662"""
+
+
+class Clock(StrEnum):
+    wall = "wall"
+    cpu = "cpu"
+
+
+def compare(a: Annotated[Path, typer.Argument(help="A bundle, or an .onnx or .tflite file.")],
+            b: Annotated[Path, typer.Argument(help="The other one.")],
+            device: Annotated[str, typer.Option(help="local, ssh:user@host[:port] or adb:SERIAL.")] = "local",
+            device_python: Annotated[str | None, typer.Option(help="The device's Python, a name or a path.")] = None,
+            threads: Annotated[int, typer.Option(help="Runtime threads.")] = 1,
+            length: Annotated[int | None, typer.Option(help="Tokens of a row. Default: the files' own.")] = None,
+            runs: Annotated[int, typer.Option(help="Timed runs of each file.")] = 200,
+            affinity: Annotated[str | None, typer.Option(help="Cores to run on, a hexadecimal mask: 0xF0.")] = None,
+            clock: Annotated[Clock, typer.Option(help="wall, or cpu: CPU time of one thread, for a machine that is not "
+                                                 "idle.")] = Clock.wall,
+            as_json: Annotated[bool, typer.Option("--json", help="One record a line, with samples.")] = False) -> None:
+    """Tell how many times as fast B is as A: timed in turn, with a 95 % interval."""
+    from device_bench.affinity import parse_mask
+    from device_bench.errors import BenchError
+    from device_bench.options import Options
+    from edgebert.bundle import BrokenBundle
+    from edgebert.comparing import compare as run
+
+    try:
+        options = Options(threads=threads, length=length, runs=runs, clock=clock.value,
+                          cores=None if affinity is None else parse_mask(affinity))
+    except BenchError as error:
+        raise UsageError(str(error)) from error
+    found = run(a, b, options, device, device_python)
+    for one in found:
+        if as_json:
+            print(one.to_json())
+            continue
+        print(one.sentence())
+        for reason in one.reasons():
+            print(f"  not valid: {reason}")
+    records = [record for one in found for record in (one.a, one.b)]
+    wrong = [record.file_name for record in records if record.golden is not None and not record.golden.ok]
+    if wrong:
+        raise BrokenBundle(f"{wrong[0]} differs from its golden logits on {device}: do not ship it with this runtime")
