@@ -3,30 +3,41 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 from typing import Optional, Sequence
 
 from device_bench import __version__
-from device_bench.affinity import parse_mask
+from device_bench.arguments import add_options, options_from
 from device_bench.child import bench_in_child
 from device_bench.errors import BadGolden, BenchError
-from device_bench.options import RUNTIMES, Options
+from device_bench.options import Options
 from device_bench.result import BenchResult
-from device_bench.run import bench
+from device_bench.run import bench, until_as_cool_as_now
+from device_bench.trust import RULE
 
-_EXAMPLES = """\
+_EXAMPLES = f"""\
 examples:
   python bench.pyz model_qint8.onnx
   python bench.pyz model.tflite --length 64 --threads 2
   python bench.pyz *.onnx *.tflite > results.jsonl        each file in a process of its own
   python bench.pyz model.tflite --affinity 0x80           on core 7 only (the mask is hexadecimal)
+  python bench.pyz model.tflite --sustained 10            ten minutes under load: how much it slows down
+other commands, each with its own --help:
+  python bench.pyz compare A.onnx B.onnx                  which is faster, by how much, and how sure that is
+  python bench.pyz sweep KIT --out results.jsonl          building blocks, for a cost model
+  python bench.pyz facts                                  this machine and the runtimes found, as JSON
 
 A golden.json beside the model is checked after timing; a model that answers wrongly ends with exit code 4.
 Warnings that the figures should not be trusted go to standard error and into the JSON.
 
+{RULE}
+
 exit codes: 0 ok, 2 usage, 4 the model does not reproduce golden.json, 6 runtime missing, model broken
 """
+# The first word that is no file name: the module whose `main` goes on.
+_COMMANDS = {"compare": "device_bench.compare", "sweep": "device_bench.sweep", "facts": "device_bench.facts"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,37 +45,24 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="bench.pyz", description="Time text-encoder files (.onnx, .tflite) on this machine.",
         epilog=_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = made.add_argument
-    add("models", nargs="+", metavar="MODEL", type=Path, help="a .onnx or .tflite file")
-    add("--threads", type=int, default=Options.threads, metavar="N", help="runtime threads (default 1)")
-    add("--length", type=int, metavar="L",
-        help="tokens per row (default: the file's longest, else that of golden.json, else 64)")
-    add("--batch", type=int, metavar="B", help="rows per run (default: the file's, else 1)")
-    add("--runs", type=int, default=Options.runs, metavar="N", help="timed runs (default 200)")
-    add("--warmup", type=int, metavar="N", help="untimed runs first (default: until steady, 10 to 100)")
-    add("--max-seconds", type=float, default=Options.max_seconds, metavar="S",
-        help="stop warming up and timing after this long, even with fewer runs (default 20)")
-    add("--affinity", metavar="MASK", help="cores to run on, as a hexadecimal mask: 0xF0 is cores 4 to 7")
-    add("--runtime", choices=[name for names in RUNTIMES.values() for name in names],
-        help="use this runtime (default: the first one installed)")
-    add("--vocabulary", type=int, metavar="N",
-        help="made-up token ids stay below N (default: from golden.json, else 1000)")
-    add("--no-golden", dest="golden", action="store_false", help="do not look for golden.json")
-    add("--version", action="version", version=f"device_bench {__version__}")
+    made.add_argument("models", nargs="+", metavar="MODEL", type=Path, help="a .onnx or .tflite file")
+    add_options(made)
+    made.add_argument("--sustained", type=int, metavar="MINUTES",
+                      help="time without a pause for so many minutes, and report each one (--runs and --max-seconds "
+                      "do not count then)")
+    made.add_argument("--no-golden", dest="golden", action="store_false", help="do not look for golden.json")
+    made.add_argument("--version", action="version", version=f"device_bench {__version__}")
     return made
-
-
-def options_from(arguments: argparse.Namespace) -> Options:
-    """The checked settings. Raises BadRequest naming a flag that is out of range."""
-    given = {name: value for name, value in vars(arguments).items() if name not in ("models", "affinity")}
-    return Options(**given, cores=None if arguments.affinity is None else parse_mask(arguments.affinity))
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command and return its exit code: the largest one of the models given."""
-    arguments = parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in _COMMANDS:
+        return importlib.import_module(_COMMANDS[words[0]]).main(words[1:])
+    arguments = parser().parse_args(words)
     try:
-        options = options_from(arguments)
+        options = until_as_cool_as_now(options_from(arguments))
     except BenchError as error:
         return _fail(error)
     one = _here if len(arguments.models) == 1 else _apart
@@ -80,6 +78,8 @@ def _here(path: Path, options: Options) -> int:
     print(result.to_json(), flush=True)
     for warning in result.warnings():
         print(f"bench: {result.file_name}: warning: {warning}", file=sys.stderr)
+    if not result.valid:
+        print(f"bench: {result.file_name}: not valid as latency", file=sys.stderr)
     return _golden_code(result)
 
 

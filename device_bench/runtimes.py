@@ -15,6 +15,9 @@ from device_bench.options import RUNTIMES
 
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUT_NAME = "logits"
+# Pieces of an encoder, as a sweep times them: rows and perhaps a bias, or token ids.
+PART_INPUTS = {"x": ("float32", 2), "bias": ("float32", 3), "input_ids": ("int32", 2)}
+PART_OUTPUT = "y"
 Feeds = dict[str, Any]  # name -> numpy array [batch, length]
 
 
@@ -57,9 +60,11 @@ class Session:
         except BenchError:
             raise
         except Exception as error:  # each runtime raises its own classes here
-            batch, length = feeds[INPUT_NAMES[0]].shape
+            first = self.inputs[0].name
+            length = feeds[first].shape[_length_axis(first)]
+            batch = f"batch {feeds[first].shape[0]}, " if first in INPUT_NAMES else ""
             runtime = f"{self.name} {self.version}"
-            raise BadModel(f"{self.path.name} fails at batch {batch}, length {length} with {runtime}: "
+            raise BadModel(f"{self.path.name} fails at {batch}length {length} with {runtime}: "
                            f"{_first_line(error)}; with a small vocabulary pass --vocabulary") from error
 
 
@@ -71,6 +76,9 @@ class _Opened:
     lengths: tuple[int, ...]
     batch: Optional[int]
     runner: Callable[[Feeds], Feeds]
+
+
+_Check = Callable[[Path, "list[tuple[str, str, tuple]]"], "tuple[TensorSpec, ...]"]
 
 
 def model_format(path: Path) -> str:
@@ -95,6 +103,19 @@ def open_model(
         RuntimeMissing: no runtime for this format can be imported.
         BadModel: the runtime refuses the file, or its inputs and outputs are not those of a text encoder.
     """
+    return _open(path, threads, runtime, length, _checked_inputs, OUTPUT_NAME)
+
+
+def open_part(path: Path, threads: int = 1, runtime: Optional[str] = None) -> Session:
+    """Open a piece of a text encoder, whose inputs are among PART_INPUTS and whose output is "y". Raises as
+    `open_model` does."""
+    return _open(path, threads, runtime, None, _checked_part_inputs, PART_OUTPUT)
+
+
+def _open(
+    path: Path, threads: int, runtime: Optional[str], length: Optional[int], check: _Check, output: str
+) -> Session:
+    """`check`: the inputs in order, or an error. `output`: the name that the answer goes by."""
     path = Path(path)
     form = model_format(path)
     if not path.is_file():
@@ -104,11 +125,11 @@ def open_model(
     name, module = _import_first(form, RUNTIMES[form] if runtime is None else (runtime,))
     opener = _open_onnx if form == "onnx" else _open_tflite
     start = time.perf_counter_ns()
-    opened = opener(module, path, threads)
+    opened = opener(module, path, threads, check, output)
     load_ms = (time.perf_counter_ns() - start) / 1e6
     if length is not None and opened.lengths and length not in opened.lengths:
         raise BadRequest(_no_length(path, length, opened.lengths))
-    return Session(path, form, name, _version(name), threads, opened.inputs, opened.lengths, opened.batch,
+    return Session(path, form, name, runtime_version(name), threads, opened.inputs, opened.lengths, opened.batch,
                    load_ms, opened.runner)
 
 
@@ -137,7 +158,8 @@ def _import_first(form: str, names: tuple[str, ...]) -> tuple[str, Any]:
     raise RuntimeMissing("; ".join(reasons))
 
 
-def _version(name: str) -> str:
+def runtime_version(name: str) -> str:
+    """The version of an imported runtime, "unknown" where it states none."""
     stated = getattr(importlib.import_module(name), "__version__", None)
     if stated:
         return str(stated)
@@ -158,7 +180,7 @@ def _no_length(path: Path, length: int, lengths: tuple[int, ...]) -> str:
     return f"{path.name} has no length {length}; it has {', '.join(map(str, lengths))}"
 
 
-def _open_onnx(ort: Any, path: Path, threads: int) -> _Opened:
+def _open_onnx(ort: Any, path: Path, threads: int, check: _Check, answer: str) -> _Opened:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -169,21 +191,22 @@ def _open_onnx(ort: Any, path: Path, threads: int) -> _Opened:
     except Exception as error:  # onnxruntime has a dozen unrelated exception classes
         reason = f"onnxruntime {ort.__version__} refuses it: {_first_line(error)}"
         raise BadModel(f"{path.name}: {reason}") from error
-    types = {"tensor(int64)": "int64", "tensor(int32)": "int32"}
-    inputs = _checked_inputs(path, [
+    types = {"tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(float)": "float32"}
+    inputs = check(path, [
         (one.name, types.get(one.type, one.type), tuple(n if isinstance(n, int) else None for n in one.shape))
         for one in session.get_inputs()
     ])
-    output = _output_name(path, [one.name for one in session.get_outputs()])
-    batch, length = inputs[0].shape
+    output = _output_name(path, [one.name for one in session.get_outputs()], answer)
+    axis = _length_axis(inputs[0].name)
+    length, batch = inputs[0].shape[axis], inputs[0].shape[0] if axis else 1
 
     def runner(feeds: Feeds) -> Feeds:
-        return {OUTPUT_NAME: session.run([output], feeds)[0]}
+        return {answer: session.run([output], feeds)[0]}
 
     return _Opened(inputs, () if length is None else (length,), batch, runner)
 
 
-def _open_tflite(module: Any, path: Path, threads: int) -> _Opened:
+def _open_tflite(module: Any, path: Path, threads: int, check: _Check, answer: str) -> _Opened:
     try:
         interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
         interpreter.allocate_tensors()  # tflite-runtime 2.14 runs signatures without XNNPACK, 3 times slower, before this
@@ -196,30 +219,39 @@ def _open_tflite(module: Any, path: Path, threads: int) -> _Opened:
         raise BadModel(f"{path.name} has no signatures; export one per length, named seq_64 and so on")
     by_length: dict[int, tuple[Any, str]] = {}
     first: tuple[TensorSpec, ...] = ()
-    batch = None
+    batch: Optional[int] = 1
+    axis = 1
     for key, details in described.items():
-        inputs = _checked_inputs(path, [
+        inputs = check(path, [
             (name, one["dtype"].__name__, tuple(map(int, one["shape"]))) for name, one in details.items()
         ])
+        axis = _length_axis(inputs[0].name)
+        length = inputs[0].shape[axis]
         named = re.fullmatch(r"seq_(\d+)", key)
-        if named and int(named[1]) != inputs[0].shape[1]:
-            raise BadModel(f"{path.name}: signature {key} takes length {inputs[0].shape[1]}; export it again")
-        output = _output_name(path, list(signatures[key]["outputs"]))
-        by_length[inputs[0].shape[1]] = (calls[key], output)
+        if named and int(named[1]) != length:
+            raise BadModel(f"{path.name}: signature {key} takes length {length}; export it again")
+        by_length[length] = (calls[key], _output_name(path, list(signatures[key]["outputs"]), answer))
         first = first or inputs
-        rows = int(details[INPUT_NAMES[0]]["shape_signature"][0])
-        batch = rows if rows > 0 else None  # -1 marks a free dimension; `shape` shows 1 there
+        if axis:
+            rows = int(details[inputs[0].name]["shape_signature"][0])
+            batch = rows if rows > 0 else None  # -1 marks a free dimension; `shape` shows 1 there
 
     def runner(feeds: Feeds) -> Feeds:
-        length = feeds[INPUT_NAMES[0]].shape[1]
+        length = feeds[first[0].name].shape[axis]
         if length not in by_length:
             raise BadRequest(_no_length(path, length, tuple(sorted(by_length))))
         call, output = by_length[length]
-        return {OUTPUT_NAME: call(**feeds)[output]}
+        return {answer: call(**feeds)[output]}
 
-    one_length = first[0].shape[1] if len(by_length) == 1 else None
-    inputs = tuple(TensorSpec(one.name, one.dtype, (batch, one_length)) for one in first)
-    return _Opened(inputs, tuple(sorted(by_length)), batch, runner)
+    if check is _checked_inputs:
+        one_length = first[0].shape[1] if len(by_length) == 1 else None
+        first = tuple(TensorSpec(one.name, one.dtype, (batch, one_length)) for one in first)
+    return _Opened(first, tuple(sorted(by_length)), batch, runner)
+
+
+def _length_axis(name: str) -> int:
+    """Which dimension of that input is the sequence length."""
+    return 0 if name == "x" else 1
 
 
 def _checked_inputs(path: Path, found: list[tuple[str, str, tuple]]) -> tuple[TensorSpec, ...]:
@@ -235,9 +267,21 @@ def _checked_inputs(path: Path, found: list[tuple[str, str, tuple]]) -> tuple[Te
     return tuple(specs[name] for name in INPUT_NAMES if name in specs)
 
 
-def _output_name(path: Path, names: list[str]) -> str:
-    if OUTPUT_NAME in names:
-        return OUTPUT_NAME
+def _checked_part_inputs(path: Path, found: list[tuple[str, str, tuple]]) -> tuple[TensorSpec, ...]:
+    """The inputs in the order of PART_INPUTS. Raises BadModel unless they are rows, perhaps with a bias, or ids."""
+    specs = {name: TensorSpec(name, dtype, shape) for name, dtype, shape in found}
+    if set(specs) not in ({"x"}, {"x", "bias"}, {"input_ids"}):
+        raise BadModel(f"{path.name} has the inputs {', '.join(specs) or 'none'}; expected x, x and bias, or input_ids")
+    for spec in specs.values():
+        if (spec.dtype, len(spec.shape)) != PART_INPUTS[spec.name]:
+            raise BadModel(f"{path.name}: input {spec.name} is {spec.dtype} {list(spec.shape)}; expected "
+                           f"{PART_INPUTS[spec.name][0]} of {PART_INPUTS[spec.name][1]} dimensions")
+    return tuple(specs[name] for name in PART_INPUTS if name in specs)
+
+
+def _output_name(path: Path, names: list[str], wanted: str) -> str:
+    if wanted in names:
+        return wanted
     if len(names) != 1:
-        raise BadModel(f"{path.name} has the outputs {', '.join(names)}; name one of them {OUTPUT_NAME}")
+        raise BadModel(f"{path.name} has the outputs {', '.join(names)}; name one of them {wanted}")
     return names[0]

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporters.artifact import Artifact, ExportError, InputSpec, LayerPrecision, Precision
+from exporters.artifact import Artifact, ExportError, InputSpec, Precision
 from exporters.onnx_graph import Graph
 from exporters.onnx_quantize import linear, lookup
 
@@ -59,7 +59,7 @@ def export_onnx(net: nn.Module, path: Path, inputs: InputSpec, precision: Precis
         {f"edgebert.{key}": value for key, value in {
             **(metadata or {}), "format_version": FORMAT_VERSION, "precision": precision.name,
             "max_length": str(inputs.max_length), "token_types": str(inputs.token_types).lower()}.items()})
-    _write(model.SerializeToString(deterministic=True), path)
+    write_model(model, path)
     return Artifact.of(path, "onnx", precision.name, inputs)
 
 
@@ -77,10 +77,11 @@ def _refuse_misfits(net: nn.Module, path: Path, inputs: InputSpec, precision: Pr
             raise ExportError(f"weight {name} holds NaN or infinity; the network has to be trained again")
 
 
-def _write(content: bytes, path: Path) -> None:
+def write_model(model: Any, path: Path) -> None:
+    """Writes a ModelProto, the same one to the same bytes, through a temporary file in the same folder."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
+        temporary.write_bytes(model.SerializeToString(deterministic=True))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -97,23 +98,25 @@ def _encoder(graph: Graph, net: nn.Module, inputs: InputSpec, precision: Precisi
     length = graph.op("Slice", shape, graph.ints(1), graph.ints(2))
     sizes = graph.op("Concat", length, batch, axis=0)
     graph.scope = "embedding."
-    x = _embedding(graph, net, length, inputs, precision)
+    x = embedding(graph, net, length, inputs, precision)
     bias = _attention_bias(graph, float(net.mask_bias))
     for index, (layer, widths) in enumerate(zip(net.layers, precision.layers, strict=True)):
         graph.scope = name = f"layers.{index}."
         only_first = net.pooler is not None and index == len(net.layers) - 1
-        x = (_last_layer if only_first else _layer)(graph, layer, x, bias, sizes, widths, name)
+        x = (last_attention if only_first else attention)(graph, layer, x, bias, sizes, widths.attention, name)
+        x = ffn(graph, layer, x, widths.ffn, name)
     graph.scope = "head."
     if net.pooler is not None:
-        x = graph.op(HEAD_OPERATIONS[net.head_activation], _linear(graph, x, net.pooler, "pooler", precision.head))
-        return _linear(graph, x, net.classifier, "classifier", precision.head)
-    logits = _linear(graph, x, net.classifier, "classifier", precision.head)
+        x = graph.op(HEAD_OPERATIONS[net.head_activation], dense(graph, x, net.pooler, "pooler", precision.head))
+        return dense(graph, x, net.classifier, "classifier", precision.head)
+    logits = dense(graph, x, net.classifier, "classifier", precision.head)
     tokens = graph.op("Reshape", logits, graph.op("Concat", sizes, graph.ints(net.classifier.out_features), axis=0))
     return graph.op("Transpose", tokens, perm=(1, 0, 2))
 
 
-def _embedding(graph: Graph, net: nn.Module, length: str, inputs: InputSpec, precision: Precision) -> str:
-    """Normalised and projected embeddings [L * B, H]. The position table is cut to the lengths that the file serves."""
+def embedding(graph: Graph, net: nn.Module, length: str, inputs: InputSpec, precision: Precision) -> str:
+    """Normalised and projected embeddings [L * B, H]. The position table is cut to the lengths that the file serves.
+    length: a vector of one number."""
     positions, types = _array(net.position.weight)[: inputs.max_length, None], _array(net.token_type.weight)
     ids = graph.op("Transpose", "input_ids", perm=(1, 0))
     x = lookup(graph, ids, _array(net.word.weight), "word", precision.rows)
@@ -126,9 +129,9 @@ def _embedding(graph: Graph, net: nn.Module, length: str, inputs: InputSpec, pre
         positions = positions + types[0]
     table = graph.weight("position.weight", positions)
     x = graph.op("Add", x, graph.op("Slice", table, graph.ints(0), length, graph.ints(0)))
-    x = graph.op("Reshape", _norm(graph, x, net.embedding_norm, "embedding_norm"),
+    x = graph.op("Reshape", norm(graph, x, net.embedding_norm, "embedding_norm"),
                  graph.ints(-1, positions.shape[-1]))
-    return x if net.projection is None else _linear(graph, x, net.projection, "projection", precision.projection)
+    return x if net.projection is None else dense(graph, x, net.projection, "projection", precision.projection)
 
 
 def _attention_bias(graph: Graph, mask_bias: float) -> str:
@@ -139,23 +142,23 @@ def _attention_bias(graph: Graph, mask_bias: float) -> str:
     return graph.op("Unsqueeze", graph.op("Mul", absent, graph.scalar(mask_bias)), graph.ints(1))
 
 
-def _layer(graph: Graph, layer: nn.Module, x: str, bias: str, sizes: str, precision: LayerPrecision,
-           name: str) -> str:
-    """One layer on all tokens: x [L * B, H] -> [L * B, H]. sizes is the vector (L, B)."""
+def attention(graph: Graph, layer: nn.Module, x: str, bias: str, sizes: str, precision: str, name: str) -> str:
+    """Attention, residual and norm on all tokens: x [L * B, H], bias [B, 1, L] -> [L * B, H]. sizes is the vector
+    (L, B)."""
     def by_head(y: str, width: int, perm: tuple[int, ...]) -> str:
         split = graph.op("Concat", sizes, graph.ints(layer.heads, width), axis=0)
         return graph.op("Transpose", graph.op("Reshape", y, split), perm=perm)
 
     # Three products on all tokens; one product for the three measured the same speed.
-    query = _query(graph, layer, x, precision.attention, name)
-    key = _product(graph, x, layer.key, None, f"{name}key", precision.attention)
-    value = _product(graph, x, layer.value, None, f"{name}value", precision.attention)
+    query = _query(graph, layer, x, precision, name)
+    key = _product(graph, x, layer.key, None, f"{name}key", precision)
+    value = _product(graph, x, layer.value, None, f"{name}value", precision)
     scores = graph.op("MatMul", by_head(query, layer.qk_dim, (1, 2, 0, 3)), by_head(key, layer.qk_dim, (1, 2, 3, 0)))
     weights = graph.op("Softmax", graph.op("Add", scores, graph.op("Unsqueeze", bias, graph.ints(1))), axis=-1)
     context = graph.op("MatMul", weights, by_head(value, layer.head_dim, (1, 2, 0, 3)))
     context = graph.op("Reshape", graph.op("Transpose", context, perm=(2, 0, 1, 3)),
                        graph.ints(-1, layer.heads * layer.head_dim))
-    return _after_attention(graph, layer, x, context, precision, name)
+    return _attended(graph, layer, x, context, precision, name)
 
 
 def _query(graph: Graph, layer: nn.Module, x: str, precision: str, name: str) -> str:
@@ -163,9 +166,8 @@ def _query(graph: Graph, layer: nn.Module, x: str, precision: str, name: str) ->
     return _product(graph, x, layer.query, _array(layer.query.bias) * np.float32(scale), f"{name}query", precision, scale)
 
 
-def _last_layer(graph: Graph, layer: nn.Module, x: str, bias: str, sizes: str, precision: LayerPrecision,
-                name: str) -> str:
-    """The layer for token 0: x [L * B, H] -> [B, H].
+def last_attention(graph: Graph, layer: nn.Module, x: str, bias: str, sizes: str, precision: str, name: str) -> str:
+    """`attention` for token 0: x [L * B, H] -> [B, H].
 
     The query [B, heads * d] is laid out as one row per head, zero outside that head, so that the key and
     value weights stay plain matrices: [B, heads, heads * d] @ Wk^T -> [B, heads, H], and back the same way.
@@ -176,14 +178,14 @@ def _last_layer(graph: Graph, layer: nn.Module, x: str, bias: str, sizes: str, p
     own = _own_head(graph, layer.heads, layer.head_dim, f"{name}own_head")
     scored = own if layer.qk_dim == layer.head_dim else _own_head(graph, layer.heads, layer.qk_dim, f"{name}own_scored")
 
-    query = graph.op("Unsqueeze", _query(graph, layer, first, precision.attention, name), graph.ints(1))
-    probe = _product_back(graph, graph.op("Mul", query, scored), layer.key, f"{name}key", precision.attention)
+    query = graph.op("Unsqueeze", _query(graph, layer, first, precision, name), graph.ints(1))
+    probe = _product_back(graph, graph.op("Mul", query, scored), layer.key, f"{name}key", precision)
     scores = graph.op("MatMul", probe, graph.op("Transpose", tokens, perm=(1, 2, 0)))
     weights = graph.op("Softmax", graph.op("Add", scores, bias), axis=-1)
     mean = graph.op("MatMul", weights, graph.op("Transpose", tokens, perm=(1, 0, 2)))
-    values = _product(graph, mean, layer.value, None, f"{name}value", precision.attention)
+    values = _product(graph, mean, layer.value, None, f"{name}value", precision)
     context = graph.op("ReduceSum", graph.op("Mul", values, own), graph.ints(1), keepdims=0)
-    return _after_attention(graph, layer, first, context, precision, name)
+    return _attended(graph, layer, first, context, precision, name)
 
 
 def _own_head(graph: Graph, heads: int, width: int, name: str) -> str:
@@ -191,18 +193,22 @@ def _own_head(graph: Graph, heads: int, width: int, name: str) -> str:
     return graph.weight(name, np.kron(np.eye(heads, dtype=np.float32), np.ones((1, width), np.float32)))
 
 
-def _after_attention(graph: Graph, layer: nn.Module, x: str, context: str, precision: LayerPrecision,
-                     name: str) -> str:
-    """Output product, residual, norm, FFN, residual, norm: x [N, H] and context [N, heads * d] -> [N, H]."""
+def _attended(graph: Graph, layer: nn.Module, x: str, context: str, precision: str, name: str) -> str:
+    """Output product, residual, norm: x [N, H] and context [N, heads * d] -> [N, H]."""
     bias = _array(layer.output.bias) + _array(layer.value.bias) @ _array(layer.output.weight).T
-    y = _product(graph, context, layer.output, bias, f"{name}output", precision.attention)
-    x = _norm(graph, graph.op("Add", y, x), layer.attention_norm, f"{name}attention_norm")
-    inner = graph.op("Gelu", _linear(graph, x, layer.up, f"{name}up", precision.ffn))
-    y = _linear(graph, inner, layer.down, f"{name}down", precision.ffn)
-    return _norm(graph, graph.op("Add", y, x), layer.ffn_norm, f"{name}ffn_norm")
+    y = _product(graph, context, layer.output, bias, f"{name}output", precision)
+    return norm(graph, graph.op("Add", y, x), layer.attention_norm, f"{name}attention_norm")
 
 
-def _linear(graph: Graph, x: str, module: Any, name: str, precision: str) -> str:
+def ffn(graph: Graph, layer: nn.Module, x: str, precision: str, name: str) -> str:
+    """Up, GELU, down, residual and norm: x [N, H] -> [N, H]."""
+    inner = graph.op("Gelu", dense(graph, x, layer.up, f"{name}up", precision))
+    y = dense(graph, inner, layer.down, f"{name}down", precision)
+    return norm(graph, graph.op("Add", y, x), layer.ffn_norm, f"{name}ffn_norm")
+
+
+def dense(graph: Graph, x: str, module: Any, name: str, precision: str) -> str:
+    """One matrix with its bias: x [N, in] -> [N, out]."""
     return _product(graph, x, module, _array(module.bias), name, precision)
 
 
@@ -224,6 +230,7 @@ def _product_back(graph: Graph, x: str, module: Any, name: str, precision: str) 
     return linear(graph, x, _array(module.first.weight), None, f"{name}.first", precision)
 
 
-def _norm(graph: Graph, x: str, module: Any, name: str) -> str:
+def norm(graph: Graph, x: str, module: Any, name: str) -> str:
+    """Layer norm over the last dimension."""
     return graph.op("LayerNormalization", x, graph.weight(f"{name}.weight", _array(module.weight)),
                     graph.weight(f"{name}.bias", _array(module.bias)), axis=-1, epsilon=float(module.eps))

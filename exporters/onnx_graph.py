@@ -67,11 +67,11 @@ class Graph:
         return self._made[key]
 
     def model(self, inputs: dict[str, tuple], outputs: dict[str, tuple[str, tuple]],
-              metadata: dict[str, str]) -> Any:
+              metadata: dict[str, str], floats: tuple[str, ...] = ()) -> Any:
         """The checked ModelProto.
 
         Args:
-            inputs: name -> dimensions (a str is a free one); all int32.
+            inputs: name -> dimensions (a str is a free one); int32 but for those named in `floats`.
             outputs: name -> (tensor computed so far, dimensions); all float32.
             metadata: goes to metadata_props as it is.
 
@@ -81,15 +81,17 @@ class Graph:
         import onnx
         from onnx import TensorProto, helper
 
-        def values(element: int, dims: dict[str, tuple]) -> list[Any]:
-            return [helper.make_tensor_value_info(name, element, one) for name, one in dims.items()]
+        def values(dims: dict[str, tuple], integers: bool) -> list[Any]:
+            return [helper.make_tensor_value_info(
+                name, TensorProto.INT32 if integers and name not in floats else TensorProto.FLOAT, one)
+                for name, one in dims.items()]
 
         renamed = [helper.make_node("Identity", [tensor], [name], name=name)
                    for name, (tensor, _) in outputs.items()]
         graph = helper.make_graph(
             self._nodes + renamed, "encoder",
-            values(TensorProto.INT32, inputs),
-            values(TensorProto.FLOAT, {name: dims for name, (_, dims) in outputs.items()}),
+            values(inputs, integers=True),
+            values({name: dims for name, (_, dims) in outputs.items()}, integers=False),
             [self._constant(name) for name in self.weights])
         opset, version = (INT4_OPSET, INT4_IR_VERSION) if self._int4 else (OPSET, IR_VERSION)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=version,

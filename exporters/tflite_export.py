@@ -8,14 +8,14 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from exporters.artifact import Artifact, ExportError, InputSpec, Precision
-from exporters.tflite_quantize import label, quantize
+from exporters.tflite_quantize import Matrix, label, quantize
 
 COMPATS = ("2.14",)
 
@@ -66,11 +66,27 @@ def convert_tflite(net: Any, inputs: InputSpec, metadata: Mapping[str, str] | No
         if not bool(parameter.isfinite().all()):
             raise ExportError(f"{name} holds NaN or infinity; train or load the model again before exporting")
     with _quiet(), _extra_needed():
+        import torch
+
         from exporters.tflite_signatures import SignatureNet
 
         wrapped = SignatureNet(net, inputs.token_types)
-        content = label(_signatures(wrapped, inputs), wrapped.matrices(), tuple(wrapped.word.shape), metadata)
+        samples = {length: {name: torch.ones(1, length, dtype=torch.int32) for name in inputs.names}
+                   for length in inputs.lengths}
+        content = label(_signatures(wrapped, samples), wrapped.matrices(), tuple(wrapped.word.shape), metadata)
     return Converted(content, inputs, len(net.layers), net.word.embedding_dim)
+
+
+def convert_part(module: Any, samples: Mapping[int, Mapping[str, Any]], matrices: Sequence[Matrix],
+                 table: tuple[int, int] | None = None) -> Converted:
+    """A float32 file of a piece of an encoder, for `write_tflite` with a precision of one layer.
+
+    module: gives a dict of tensors. samples: length -> tensors by input name, of the shapes that the signature for this
+    length takes. matrices, table: as `tflite_quantize.label` wants them. Raises ExportError.
+    """
+    with _quiet(), _extra_needed():
+        content = label(_signatures(module, samples), matrices, table)
+    return Converted(content, InputSpec(tuple(samples)), 1, table[1] if table else 0)
 
 
 def write_tflite(converted: Converted, path: Path, precision: Precision,
@@ -93,17 +109,14 @@ def _check(layers: int, row: int, precision: Precision, compat: str | None) -> N
                           "embedding as int8")
 
 
-def _signatures(wrapped: Any, inputs: InputSpec) -> bytes:
-    """The float32 file: no quantisation, one signature per length."""
+def _signatures(module: Any, samples: Mapping[int, Mapping[str, Any]]) -> bytes:
+    """The float32 file: no quantisation, one signature per length, whose inputs are like its samples."""
     import litert_torch
-    import torch
 
-    signatures = [(f"seq_{length}", {name: torch.ones(1, length, dtype=torch.int32) for name in inputs.names})
-                  for length in inputs.lengths]
-    (first, sample), *rest = signatures
-    converter = litert_torch.signature(first, wrapped, sample_kwargs=sample)
-    for key, sample in rest:
-        converter.signature(key, wrapped, sample_kwargs=sample)
+    (first, sample), *rest = samples.items()
+    converter = litert_torch.signature(f"seq_{first}", module, sample_kwargs=dict(sample))
+    for length, sample in rest:
+        converter.signature(f"seq_{length}", module, sample_kwargs=dict(sample))
     return converter.convert(lightweight_conversion=True).model_content()
 
 

@@ -26,12 +26,13 @@ EMBEDDING, PROJECTION, HEAD = "embedding", "projection", "head"
 Matrix = tuple[str, tuple[int, int]]  # scope such as "layer_3/ffn", weight shape (out, in)
 
 
-def label(model: bytes, matrices: Sequence[Matrix], table: tuple[int, int],
+def label(model: bytes, matrices: Sequence[Matrix], table: tuple[int, int] | None,
           metadata: Mapping[str, str] | None = None) -> bytes:
     """The same file with the output of every weight matrix named "<scope>/<number>/<signature>".
 
     matrices: scope and shape of each weight matrix in the order in which the scopes run. table: shape [V, H] of
-    the word embedding. metadata: stored as JSON in the flatbuffer's metadata; runtimes ignore it.
+    the word embedding, None for a piece of a network that has none. metadata: stored as JSON in the flatbuffer's
+    metadata; runtimes ignore it.
     Raises ExportError where the file does not hold exactly these matrices.
     """
     from ai_edge_litert import schema_py_generated as schema
@@ -46,7 +47,7 @@ def label(model: bytes, matrices: Sequence[Matrix], table: tuple[int, int],
         for number, ((operator, _), (scope, _)) in enumerate(zip(found, matrices, strict=True)):
             graph.tensors[operator.outputs[0]].name = f"{scope}/{number}/{key}".encode()
         lookups = [op for op, shape in constant_operators(tree, graph, "EMBEDDING_LOOKUP") if shape == table]
-        if not lookups:
+        if table is not None and not lookups:
             raise ExportError(f"the converted file has no word embedding of shape {list(table)} in {key}; "
                               f"{ADVICE}")
         for number, operator in enumerate(lookups):

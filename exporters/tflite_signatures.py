@@ -103,9 +103,16 @@ class Block(nn.Module):
         context = torch.matmul(weights, value).transpose(0, 1)
         return self.output(context.reshape(x.shape[0], self.heads * self.head_dim))
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        x = self.attention_norm(x + self.attend(x, bias))
+    def attention(self, x: Tensor, bias: Tensor) -> Tensor:
+        """Attention, residual and norm: x [L, H], bias [1, 1, L] -> [L, H]."""
+        return self.attention_norm(x + self.attend(x, bias))
+
+    def ffn(self, x: Tensor) -> Tensor:
+        """Up, GELU, down, residual and norm: x [rows, H] -> [rows, H]."""
         return self.ffn_norm(x + self.down(F.gelu(self.up(x))))
+
+    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
+        return self.ffn(self.attention(x, bias))
 
     def matrices(self) -> list[tuple[str, Affine]]:
         """(block, matrix) in the order in which the blocks run."""
@@ -136,9 +143,9 @@ class LastBlock(Block):
         weights = torch.softmax(torch.matmul(directions, _transposed(x)) + bias, -1)[0]
         return self.output((self.value(torch.matmul(weights, x)) * self.own).sum(0, keepdim=True))
 
-    def forward(self, x: Tensor, bias: Tensor) -> Tensor:
-        x = self.attention_norm(x[:1] + self.attend(x, bias))
-        return self.ffn_norm(x + self.down(F.gelu(self.up(x))))
+    def attention(self, x: Tensor, bias: Tensor) -> Tensor:
+        """x [L, H], bias [1, 1, L] -> [1, H]."""
+        return self.attention_norm(x[:1] + self.attend(x, bias))
 
     def attention_matrices(self) -> list[nn.Module]:
         return [self.query, self.key, self.value, self.output]
@@ -169,16 +176,19 @@ class SignatureNet(nn.Module):
         self.classifier = _shifted(net.classifier, shift)
         self.eval()
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor,
-                token_type_ids: Tensor | None = None) -> dict[str, Tensor]:
+    def embed(self, input_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """ids [1, L] -> normalised and projected embeddings [L, H]."""
         length = input_ids.shape[1]
         x = F.embedding(input_ids.view(length), self.word)
         x = (x if self.word_factor is None else self.word_factor(x)) + self.position[:length]
         if token_type_ids is not None:
             x = x + F.embedding(token_type_ids.view(length), self.token_type)
         x = self.embedding_norm(x)
-        if self.projection is not None:
-            x = self.projection(x)
+        return x if self.projection is None else self.projection(x)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor,
+                token_type_ids: Tensor | None = None) -> dict[str, Tensor]:
+        length, x = input_ids.shape[1], self.embed(input_ids, token_type_ids)
         bias = (1.0 - attention_mask.view(1, 1, length).float()) * self.mask_bias
         for block in self.blocks:
             x = block(x, bias)
