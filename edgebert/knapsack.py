@@ -2,7 +2,8 @@
 
 For each layer, each of its two blocks (attention, FFN) takes one option or the layer is left out. The last kept layer
 has options of its own, because it runs for token 0 alone. Every cost and error is a sum over chosen options, except
-the activation arena, which is a maximum and enters as one continuous variable above every chosen block's arena.
+two, which enter as one continuous variable each: the activation arena, a maximum, and the time to stream what weights
+the cache does not hold, a sum less what it holds.
 
 Ties: the objective adds 1e-7 of the other quantity, each relative to the whole model's, so that of plans with equal
 error the fastest wins (and the other way round when latency is minimised). The error is therefore within 1e-7 of the
@@ -32,7 +33,9 @@ class Option:
     """One choice for one block: a form (of which the block's own part counts; None for embedding and head) in a
     precision, and all it costs.
 
-    last: the option of a layer that is the last one kept. word_rank: of the embedding's options, 0 for a whole table.
+    last: the option of a layer that is the last one kept. streamed_ms: what it takes longer if the cache holds none of
+    its weights; the frame's is less what the cache spares at most, so that the sum, where above 0, is added to the
+    latency. word_rank: of the embedding's options, 0 for a whole table.
     """
 
     layer: int
@@ -45,11 +48,12 @@ class Option:
     memory_mb: float
     size_mb: float
     arena_mb: float
+    streamed_ms: float
     word_rank: int = 0
 
     @property
     def costs(self) -> tuple[float, ...]:
-        return self.error, self.latency_ms, self.memory_mb, self.size_mb, self.arena_mb
+        return self.error, self.latency_ms, self.memory_mb, self.size_mb, self.arena_mb, self.streamed_ms
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,8 @@ def solve(options: tuple[Option, ...], drops: tuple[float, ...], limits: dict[st
 
     count, layers, arena = len(options), len(drops), int("memory_mb" in limits)
     inner, last, peak = count, count + layers, count + 2 * layers  # first index of each kind of variable
-    slack = peak + arena
+    streamed = peak + arena
+    slack = streamed + 1
     size = slack + len(limits) * elastic
 
     def column(value: Callable[[Option], float]) -> np.ndarray:
@@ -110,6 +115,8 @@ def solve(options: tuple[Option, ...], drops: tuple[float, ...], limits: dict[st
             constant = sum(drops)
         if name == "memory_mb":
             weights[peak] = 1.0
+        if name == "latency_ms":
+            weights[streamed] = 1.0
         return weights, constant
 
     rows: list[np.ndarray] = []
@@ -140,6 +147,9 @@ def solve(options: tuple[Option, ...], drops: tuple[float, ...], limits: dict[st
             row = column(lambda o, block=block: o.arena_mb * ((o.layer, o.part) == block))
             row[peak] = -1
             require(row, -np.inf, 0)
+    row = column(lambda o: o.streamed_ms)
+    row[streamed] = -1
+    require(row, -np.inf, 0)
     for index, (name, limit) in enumerate(limits.items()):
         weights, constant = total(name)
         unit = _SCALE / max(abs(limit), 1e-12)

@@ -18,6 +18,8 @@ from edgebert.spec import ATTENTION_MATRICES, FFN_MATRICES, EncoderShape, LayerS
 from edgebert.tables import ErrorTables, LayerErrors
 
 Part = Literal["attention", "ffn"]
+Price = tuple[float, float, float, float, float]
+"""Milliseconds; megabytes in memory, in the file, and of activations; milliseconds to stream the weights."""
 
 SAME_RANK = (("query", "key", "value"), ("output",), ("up",), ("down",))
 """Matrices that get one rank together: those that read the same input."""
@@ -35,9 +37,9 @@ def options_of(tables: ErrorTables, rows: dict[str, CostRow], length: int, signa
                                 rank)
                          for rank, error in {0: 0.0, **tables.word_ranks}.items() for name, row in rows.items()])
     token_0 = source.head == "sequence"
-    prices: dict[tuple[Part, LayerSpec, bool, str], tuple[float, float, float, float]] = {}  # layers mostly look alike
+    prices: dict[tuple[Part, LayerSpec, bool, str], Price] = {}  # layers mostly look alike
 
-    def price(part: Part, spec: LayerSpec, alone: bool, name: str) -> tuple[float, float, float, float]:
+    def price(part: Part, spec: LayerSpec, alone: bool, name: str) -> Price:
         if (key := (part, spec, alone, name)) not in prices:
             prices[key] = _price(source, rows[name], part, spec, alone, length, signatures)
         return prices[key]
@@ -79,21 +81,20 @@ def _product(sides: tuple[int, int]) -> int:
 def _frame(source: EncoderShape, row: CostRow, error: float, length: int, signatures: int, rank: int) -> Option:
     """Embedding and head."""
     ends = (*cost.embedding_blocks(source, length), cost.head_block(source, length))
-    size = cost.graph_bytes(row.runtime, row.precision, signatures)[0] + sum(
+    size = cost.frame_bytes(row.runtime, row.precision, signatures) + sum(
         cost.block_bytes(b, row.precision, row.runtime, signatures) for b in ends)
     return Option(FRAME, "frame", False, None, row.precision, error,
                   row.base_us / 1e3 + sum(cost.block_latency_ms(b, row) for b in ends),
                   row.runtime_mb + sum(cost.block_memory_mb(b, row, signatures) for b in ends), size / cost.MB,
-                  max(cost.arena_mb(b) for b in ends), rank)
+                  max(cost.arena_mb(b) for b in ends),
+                  sum(cost.streamed_ms(b, row) for b in ends) - cost.cached_ms(row), rank)
 
 
 def _price(source: EncoderShape, row: CostRow, part: Part, spec: LayerSpec, alone: bool, length: int,
-           signatures: int) -> tuple[float, float, float, float]:
-    """Milliseconds, megabytes in memory and in the file, and of activations, of one form of one block. alone: for token 0
-    alone."""
+           signatures: int) -> Price:
+    """One form of one block; alone: for token 0 alone."""
     count = cost.attention_block if part == "attention" else cost.ffn_block
     block = count(source, spec, length, alone)
-    size = (cost.block_bytes(block, row.precision, row.runtime, signatures)
-            + cost.graph_bytes(row.runtime, row.precision, signatures)[1])
-    return (cost.block_latency_ms(block, row), cost.block_memory_mb(block, row, signatures), size / cost.MB,
-            cost.arena_mb(block))
+    return (cost.block_latency_ms(block, row), cost.block_memory_mb(block, row, signatures),
+            cost.block_bytes(block, row.precision, row.runtime, signatures) / cost.MB, cost.arena_mb(block),
+            cost.streamed_ms(block, row))

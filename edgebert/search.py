@@ -109,10 +109,9 @@ def front(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: 
 def _problem(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: str, threads: int, length: int,
              max_error: float | None, minimise: str, precisions: tuple[str, ...], signatures: int,
              hidden: int) -> _Problem:
-    have = {row.precision: row for row in profile.rows if (row.runtime, row.threads) == (runtime, threads)}
-    rows = {name: have[name] for name in precisions if name in have}
-    if not rows:
-        profile.row(runtime, precisions[0], threads)
+    have = {row.precision for row in profile.rows if (row.runtime, row.threads) == (runtime, threads)}
+    names = [name for name in precisions if name in have] or precisions[:1]
+    rows = {name: profile.row(runtime, name, threads, length) for name in names}
     if tables.source.factored:
         raise UsageError("the model's matrices are stored as products already; cut the model they were made from")
     if not 2 <= length <= tables.source.positions:

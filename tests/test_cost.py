@@ -16,7 +16,7 @@ from edgebert.device import load_profile
 from edgebert.errors import UsageError
 from edgebert.modeling import Encoder, Layer
 from edgebert.spec import EncoderShape, LayerSpec
-from exporters.artifact import InputSpec, LayerPrecision, Precision
+from exporters.artifact import PRECISIONS, InputSpec, LayerPrecision, Precision
 
 UNEVEN = EncoderShape(24, 8, 50, 40, 2, 5, (LayerSpec(3, 48), LayerSpec(1, 20), LayerSpec(2, 36)))
 ONE_LAYER = EncoderShape(16, 4, 30, 20, 1, 2, (LayerSpec(4, 8),))
@@ -85,21 +85,50 @@ def test_macs_are_what_runs(shape: EncoderShape, length: int) -> None:
 
 
 OTHER = replace(MIDDLE, head="tokens", embedding=64)
+THIN = replace(MIDDLE, word_rank=32, layers=(
+    LayerSpec(4, 512, 16, (("query", 32), ("key", 32), ("value", 32), ("up", 32))), LayerSpec(2, 256, 0, (("down", 48),)),
+    LayerSpec(3, 384, 8, (("key", 16), ("output", 32)))))
+
+
+def drawn(shape: EncoderShape) -> Encoder:
+    """As after training: an exporter folds away norms of ones and shares biases of zeros."""
+    net = Encoder(shape).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return net
 
 
 @pytest.mark.parametrize(("runtime", "kind", "lengths", "shape"), [
     ("onnx", "fp32", (64,), MIDDLE), ("onnx", "int8", (32, 64), MIDDLE), ("onnx", "mixed", (64,), MIDDLE),
-    ("tflite", "int8", (64,), MIDDLE), ("tflite", "mixed", (32, 64), MIDDLE), ("onnx", "fp32", (64,), OTHER),
-    ("onnx", "int8", (64,), OTHER), ("tflite", "int8", (64,), OTHER)])
+    ("onnx", "fp32", (64,), OTHER), ("onnx", "int8", (64,), OTHER), ("onnx", "int8", (64,), THIN),
+    ("onnx", "fp16", (64,), THIN), ("onnx", "int8_weights", (64,), MIDDLE), ("onnx", "int4_weights", (64,), OTHER)])
 def test_file_bytes_are_those_of_the_file(runtime: str, kind: str, lengths: tuple[int, ...], shape: EncoderShape,
                                           tmp_path: Path) -> None:
     from exporters import EXPORTERS
 
     precision = MIXED if kind == "mixed" else Precision.uniform(kind, 3)
-    artifact = EXPORTERS[runtime](Encoder(shape).eval(), tmp_path / f"model.{runtime}", InputSpec(lengths), precision)
-    found = cost.estimate(shape, precision, load_profile("x86-laptop"), runtime, 1, lengths[-1],
-                          signatures=len(lengths))
-    assert found.file_bytes == pytest.approx(artifact.file_bytes, rel=0.02)
+    artifact = EXPORTERS[runtime](drawn(shape), tmp_path / f"model.{runtime}", InputSpec(lengths), precision)
+    found = cost.file_bytes(shape, precision, runtime, lengths[-1], len(lengths))
+    assert found == pytest.approx(artifact.file_bytes, rel=0.01)
+    if kind in ("fp32", "int8", "mixed"):
+        whole = cost.estimate(shape, precision, load_profile("x86-laptop"), runtime, 1, lengths[-1],
+                              signatures=len(lengths))
+        assert whole.file_bytes == found
+
+
+@pytest.mark.parametrize(("lengths", "shape"), [((32, 64), THIN), ((64,), OTHER)])
+def test_file_bytes_of_tflite(lengths: tuple[int, ...], shape: EncoderShape, tmp_path: Path) -> None:
+    """One conversion, written in every precision."""
+    from exporters.tflite_export import convert_tflite, write_tflite
+
+    converted = convert_tflite(drawn(shape), InputSpec(lengths))
+    choices = {name: Precision.uniform(name, 3) for name in PRECISIONS} | {"mixed": MIXED}
+    choices["int4 words"] = replace(Precision.uniform("int8", 3), embedding="int4")
+    for name, precision in choices.items():
+        artifact = write_tflite(converted, tmp_path / "model.tflite", precision)
+        found = cost.file_bytes(shape, precision, "tflite", lengths[-1], len(lengths))
+        assert found == pytest.approx(artifact.file_bytes, rel=0.01), name
 
 
 def test_a_file_holds_only_the_positions_it_needs() -> None:
@@ -110,10 +139,13 @@ def test_a_file_holds_only_the_positions_it_needs() -> None:
 
 def test_estimates_add_up_over_blocks() -> None:
     profile, length = load_profile("x86-laptop"), 32
+    rows = {kind: replace(profile.row("onnx", kind, 1), ns_per_streamed_byte=0.5, cache_mb=0.1)
+            for kind in ("fp32", "int8")}
+    profile = replace(profile, rows=tuple(rows.values()))
     found = cost.estimate(MIDDLE, MIXED, profile, "onnx", 1, length, "p90")
-    rows = {kind: profile.row("onnx", kind, 1) for kind in ("fp32", "int8")}
     blocks = cost.blocks(replace(MIDDLE, positions=length), MIXED, length)
     by_hand = rows["int8"].base_us / 1e3 + sum(cost.block_latency_ms(block, rows[kind]) for block, kind in blocks)
+    by_hand += 0.5 * sum(block.weights * (1 if kind == "int8" else 4) / 1e6 for block, kind in blocks) - 0.5 * 0.1
     assert found.latency_ms == pytest.approx(by_hand)
     assert found.tail_ms == pytest.approx(by_hand * profile.p90_over_p50)
     assert found.macs == cost.macs(MIDDLE, length) and found.params == cost.params(MIDDLE)
@@ -166,6 +198,31 @@ def test_a_missing_row_is_refused_and_never_free() -> None:
     only_int8 = replace(profile, rows=(profile.row("onnx", "int8", 1),))
     with pytest.raises(UsageError, match="no cost row for onnx fp32"):
         cost.estimate(MIDDLE, mixed, only_int8, "onnx", 1, 64)
+
+
+def test_a_row_answers_for_nothing_but_what_it_was_measured_on() -> None:
+    profile, precision = load_profile("pixel6"), Precision.uniform("int8", 3)
+    row = replace(profile.row("onnx", "int8", 1), shortest=16, longest=64, runtime_version="onnxruntime 1.31.1",
+                  cores="0x80")
+    keyed = replace(profile, rows=(row,))
+    assert cost.estimate(MIDDLE, precision, keyed, "onnx", 1, 64).latency_ms > 0
+    for length in (15, 65):
+        with pytest.raises(UsageError, match=f"is for 16 to 64 tokens, not {length}: measure there .*edgebert sweep"):
+            cost.estimate(MIDDLE, precision, keyed, "onnx", 1, length)
+    assert keyed.row("onnx", "int8", 1, 64, "onnxruntime 1.31.1", "0X080") == row
+    with pytest.raises(UsageError, match=r"is for onnxruntime 1\.31\.1, not onnxruntime 1\.20\.0: install that version"):
+        keyed.row("onnx", "int8", 1, runtime_version="onnxruntime 1.20.0")
+    with pytest.raises(UsageError, match="is for cores 0x80, not 0x0F: measure"):
+        keyed.row("onnx", "int8", 1, cores="0x0F")
+
+
+def test_products_of_several_tokens_come_in_tiles_and_one_token_is_apart() -> None:
+    for tokens, counted in ((1, 1), (2, 7), (7, 7), (8, 14), (64, 70)):
+        block = cost.Block(macs=1000 * tokens, tokens=tokens)
+        assert cost.counted_ms(block, "fp32", 7)["ns_per_mac"] == pytest.approx(1e-6 * 1000 * counted)
+        assert cost.counted_ms(block, "fp32")["ns_per_mac"] == pytest.approx(1e-6 * 1000 * tokens)
+    last, inner = (cost.ffn_block(MIDDLE, MIDDLE.layers[0], 32, alone) for alone in (True, False))
+    assert last.vector_weights == last.weights == inner.weights == 2 * 128 * 512 and inner.vector_weights == 0
 
 
 def test_contradictions_are_refused() -> None:

@@ -16,7 +16,7 @@ from edgebert.pricing import specs_of
 from edgebert.search import search
 from edgebert.spec import EncoderShape, LayerSpec, SubnetSpec
 from edgebert.tables import ErrorTables, LayerErrors
-from exporters.artifact import Precision
+from exporters.artifact import LayerPrecision, Precision
 from tests.test_search import LENGTH, profile, tables
 
 RANKS = {"output": {3: 0.02}, "up": {4: 0.05, 11: 0.01}, "down": {2: 0.08}}
@@ -63,6 +63,36 @@ def test_the_optimum_is_that_of_brute_force(share: float) -> None:
     assert plan.predicted_error == pytest.approx(best, abs=1e-6)
     assert plan.predicted_error == pytest.approx(given.error_of(plan.subnet, plan.precision), abs=1e-9)
     assert CompressionPlan.loads(plan.dumps()) == plan
+
+
+@pytest.mark.parametrize("cache_mb", [0.001, 0.003, 0.006, 1.0])
+@pytest.mark.parametrize("share", [0.6, 0.8])
+def test_weights_beyond_the_cache_are_priced_exactly(cache_mb: float, share: float) -> None:
+    """The whole model's weights decide what a byte costs: the one thing that is not a sum over blocks."""
+    given = tables(11, 2, heads=(2, 4))
+    device = profile(*(replace(r, ns_per_streamed_byte=20.0, cache_mb=cache_mb) for r in profile().rows))
+    kinds = ("fp32", "int8")
+    whole = cost.estimate(given.source, Precision.uniform("fp32", 2), device, "onnx", 1, LENGTH)
+    budget = Budget(max_latency_ms=share * whole.tail_ms)
+    best = float("inf")
+    blocks = [[(heads, ffn, attention, inner) for heads, ffn, attention, inner in
+               itertools.product(e.heads, e.ffn, kinds, kinds)] for e in given.layers]
+    for chosen in itertools.product(*([None, *options] for options in blocks)):
+        kept = tuple(i for i, option in enumerate(chosen) if option)
+        for frame in kinds:
+            if not kept:
+                continue
+            subnet = SubnetSpec(kept, tuple(LayerSpec(*chosen[i][:2]) for i in kept))
+            precision = Precision(tuple(LayerPrecision(*chosen[i][2:]) for i in kept), frame, frame)
+            error = given.error_of(subnet, precision)
+            if error < best and cost.estimate(subnet.shape(given.source), precision, device, "onnx", 1,
+                                              LENGTH).tail_ms <= budget.max_latency_ms:
+                best = error
+    plan = search(given, device, budget, "onnx", 1, LENGTH)
+    assert plan.predicted_error == pytest.approx(best, abs=1e-6)
+    assert plan.estimate.tail_ms <= budget.max_latency_ms * (1 + 1e-9)
+    fastest = search(given, device, Budget(), "onnx", 1, LENGTH, minimise="latency")
+    assert fastest.bound.objective == pytest.approx(fastest.estimate.latency_ms)
 
 
 def test_a_rank_with_more_weights_than_the_matrix_is_not_offered() -> None:

@@ -34,7 +34,7 @@ def row(runtime: str, precision: str, **changes: float) -> CostRow:
 def profile(*rows: CostRow) -> DeviceProfile:
     rows = rows or tuple(row(runtime, precision) for runtime in ("onnx", "tflite") for precision in ("fp32", "int8"))
     return DeviceProfile("toy", "Toy", "aarch64", ("neon",), 1000, 5.0, 1, 1.25, (Cluster("core", 2, 1.0),), (),
-                         Budget(), ("made up",), rows)
+                         Budget(), (("cores", "made up"),), rows)
 
 
 def tables(seed: int, layers: int = 3, heads: tuple[int, ...] = HEADS, ffn: tuple[int, ...] = FFN,
