@@ -1,8 +1,7 @@
-"""What fit-device and profiles print."""
+"""What fit-device prints."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgebert.crew import crew
-from edgebert.device import Budget, DeviceProfile, list_profiles, load_profile
+from edgebert.device import Budget, DeviceProfile
 from edgebert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -137,37 +136,3 @@ def run(request: FitRequest, cache: Cache, as_json: bool) -> None:
     console.print(timed)
     console.print(f"bundle: {result.bundle}   report: {result.bundle / 'report.html'}   "
                   f"{sum(result.evidence.seconds.values()):.0f} s")
-
-
-def profiles(name: str | None, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    if name is not None:
-        profile = load_profile(name)
-        if as_json:
-            print(json.dumps(asdict(profile), indent=1))
-            return
-        console.print(f"{profile.name}: {profile.title}, {profile.machine}, {', '.join(profile.isa)}")
-        for cluster in profile.clusters:
-            console.print(f"  {cluster.count} x {cluster.name} {cluster.ghz:g} GHz")
-        console.print(f"  {profile.ram_mb} MB, {profile.bandwidth_gbs:g} GB/s; default budget: "
-                      f"{budget_text(profile.budget)}; {profile.threads} thread(s)")
-        for threads, mask in profile.affinity:
-            console.print(f"  {threads} thread(s): cores {mask}")
-        table = Table("runtime", "precision", "threads", "known by", "error", "source")
-        for row in profile.rows:
-            table.add_row(row.runtime, row.precision, str(row.threads), row.provenance, f"{row.error_pct:g} %",
-                          row.source)
-        console.print(table)
-        for source in profile.sources:
-            console.print(f"  {source}")
-        return
-    found = [load_profile(each) for each in list_profiles()]
-    if as_json:
-        print(json.dumps([asdict(profile) for profile in found], indent=1))
-        return
-    table = Table("profile", "device", "default budget", "latencies are")
-    for profile in found:
-        table.add_row(profile.name, profile.title, budget_text(profile.budget),
-                      ", ".join(sorted({row.provenance for row in profile.rows})))
-    console.print(table)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import difflib
 import math
 import re
-import tomllib
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
+from edgebert import derive
 from edgebert.errors import UsageError
+from edgebert.profile_reader import ProfileReader, nearest
 
 RUNTIMES = ("onnx", "tflite")
 PRECISIONS = ("fp32", "int8")
 PERCENTILES = ("p50", "p90")
 PROVENANCES = ("measured", "derived", "guessed")
+FACTS = ("cores", "isa", "memory", "affinity", "p90_over_p50")
+"""What a profile must give a source for; affinity only where it names core masks."""
 
 _LATENCY_UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3, "": 1.0}
 _SIZE_UNITS = {"b": 1e-6, "kb": 1e-3, "mb": 1.0, "gb": 1e3, "kib": 1.024e-3, "mib": 1.048576, "gib": 1073.741824,
@@ -58,23 +60,31 @@ class Budget:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Equal cores of one kind."""
+    """Equal cores of one kind. family: of derive.FAMILIES, where the name is not one of them."""
 
     name: str
     count: int
     ghz: float
+    family: str = ""
+
+    @property
+    def kind(self) -> str:
+        return self.family or self.name
 
 
 @dataclass(frozen=True)
 class CostRow:
     """What arithmetic costs under one runtime, precision and thread count. All coefficients are at least 0.
 
-    base_us: one call. op_us: one graph operation. ns_per_mac: weight matrices. ns_per_score_mac: query x key and
-    probability x value. ns_per_score: softmax over attention scores. ns_per_inner: GELU over FFN activations.
-    ns_per_stream: norms, residuals, transposes and quantisation over activations as wide as the model.
-    ns_per_weight_byte: reading the weights. runtime_mb: the process without a model. weight_copies,
-    table_copies: how often weights, and the word embedding, lie in memory at its peak. error_pct: expected error of a
-    latency computed from the row.
+    base_us: one call. op_us: one graph operation. product_us: one product with a weight matrix. ns_per_mac: weight
+    matrices, whose kernels compute tile_rows tokens at once. ns_per_score_mac: query x key and probability x value.
+    ns_per_score: softmax over attention scores; ns_per_row: one row of them. ns_per_inner: GELU over FFN activations.
+    ns_per_stream: norms, residuals, transposes and quantisation over activations as wide as the model; ns_per_looked_up:
+    word embeddings. ns_per_weight_byte: reading the weights; ns_per_vector_byte: more for those that meet one token
+    alone, where reading is most of the work; ns_per_streamed_byte: more for what a model's weights exceed cache_mb by.
+    runtime_mb: the process without a model. weight_copies, table_copies: how often weights, and the word embedding, lie
+    in memory at its peak. error_pct: expected error of a latency computed from the row. shortest, longest: tokens it
+    answers for, 0 for any number. cores: hexadecimal mask of those it is for.
     """
 
     runtime: str
@@ -96,6 +106,16 @@ class CostRow:
     source: str
     runtime_version: str = ""
     date: str = ""
+    product_us: float = 0.0
+    ns_per_streamed_byte: float = 0.0
+    cache_mb: float = 0.0
+    ns_per_row: float = 0.0
+    ns_per_looked_up: float = 0.0
+    ns_per_vector_byte: float = 0.0
+    tile_rows: int = 1
+    shortest: int = 0
+    longest: int = 0
+    cores: str = ""
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -105,8 +125,9 @@ class CostRow:
 @dataclass(frozen=True)
 class DeviceProfile:
     """One device. threads: used when none is asked for. p90_over_p50: the tail of a latency on an otherwise idle
-    device. bandwidth_gbs: peak of the memory. affinity: (threads, hexadecimal core mask) pairs. sources: where the
-    facts about the hardware come from."""
+    device. bandwidth_gbs: peak of the memory. clusters: in the order of the cores' numbers. affinity: (threads,
+    hexadecimal core mask) pairs. sources: (fact, where it comes from) pairs. rows: measured ones from the file, and
+    derived ones for the rest."""
 
     name: str
     title: str
@@ -119,13 +140,18 @@ class DeviceProfile:
     clusters: tuple[Cluster, ...]
     affinity: tuple[tuple[int, str], ...]
     budget: Budget
-    sources: tuple[str, ...]
+    sources: tuple[tuple[str, str], ...]
     rows: tuple[CostRow, ...]
 
-    def row(self, runtime: str, precision: str, threads: int) -> CostRow:
-        """The cost row of that key. Raises UsageError where the profile has none: a cost is never taken as zero."""
+    def row(self, runtime: str, precision: str, threads: int, length: int | None = None,
+            runtime_version: str | None = None, cores: str | None = None) -> CostRow:
+        """The cost row of that key, which was made for inputs of `length` tokens, that version ("onnxruntime 1.31.1") and
+        those cores (a hexadecimal mask); what is None is not asked for. Raises UsageError, saying what to measure, where
+        the profile has no such row: a cost is never taken as zero, nor from a neighbour.
+        """
         for row in self.rows:
             if row.key == (runtime, precision, threads):
+                _require_within(self, row, length, runtime_version, cores)
                 return row
         known = ", ".join(f"{r.runtime} {r.precision} {r.threads}T" for r in self.rows)
         raise UsageError(f"profile '{self.name}' has no cost row for {runtime} {precision} with {threads} threads "
@@ -142,6 +168,19 @@ class DeviceProfile:
     def tail(self, percentile: str) -> float:
         """How much longer that percentile is than the median."""
         return self.p90_over_p50 if percentile == "p90" else 1.0
+
+
+def _require_within(profile: DeviceProfile, row: CostRow, length: int | None, version: str | None,
+                    cores: str | None) -> None:
+    what = f"profile '{profile.name}': the cost row of {row.runtime} {row.precision} with {row.threads} thread(s)"
+    advice = "measure there with `edgebert sweep`, then `edgebert calibrate`"
+    if length is not None and row.longest and not row.shortest <= length <= row.longest:
+        raise UsageError(f"{what} is for {row.shortest} to {row.longest} tokens, not {length}: {advice}, lengths up to "
+                         f"{max(length, row.longest)}")
+    if version is not None and row.runtime_version and version != row.runtime_version:
+        raise UsageError(f"{what} is for {row.runtime_version}, not {version}: install that version, or {advice}")
+    if cores is not None and row.cores and int(cores, 16) != int(row.cores, 16):
+        raise UsageError(f"{what} is for cores {row.cores}, not {cores}: {advice}")
 
 
 def parse_latency(text: str, flag: str = "--max-latency") -> float:
@@ -175,6 +214,11 @@ def list_profiles() -> tuple[str, ...]:
 
 def load_profile(name_or_path: str | Path) -> DeviceProfile:
     """A profile by its name, or from a path that ends in .toml. Raises UsageError, with the nearest name."""
+    return read_profile(profile_path(name_or_path))
+
+
+def profile_path(name_or_path: str | Path) -> Path:
+    """The file `load_profile` reads; raises as it does where there is none."""
     text = str(name_or_path)
     if text.endswith(".toml"):
         candidates = [Path(text)]
@@ -182,7 +226,7 @@ def load_profile(name_or_path: str | Path) -> DeviceProfile:
         candidates = [folder / f"{text}.toml" for folder in profile_folders()]
     for path in candidates:
         if path.is_file():
-            return read_profile(path)
+            return path
     names = list_profiles()
     near = difflib.get_close_matches(text.lower(), names, 1, 0.4)
     hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(names)}, or give a path to a .toml"
@@ -190,108 +234,68 @@ def load_profile(name_or_path: str | Path) -> DeviceProfile:
 
 
 def read_profile(path: Path) -> DeviceProfile:
-    """Reads and checks one profile file. Raises UsageError naming the file and the key."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read as a profile: {error}") from error
-    check = _Reader(str(path))
-    renamed = {"cluster": "clusters", "cost": "rows"}
-    known = [name for name, field in renamed.items()] + [
-        f.name for f in fields(DeviceProfile) if f.name not in renamed.values()]
-    check.keys(table, known, known, "")
-    affinity = check.value(table["affinity"], dict, "affinity")
+    """Reads and checks one profile file; cost rows it does not hold are derived from its cores. Raises UsageError naming
+    the file, the line and the key."""
+    from exporters.artifact import PRECISIONS as STORED  # brings numpy, which --help does without
+
+    check = ProfileReader(path, {**_CHOICES, "precision": STORED}, _MAY_BE_ZERO)
+    table, renamed = check.table, {"clusters": "cluster", "rows": "cost"}
+    known = [renamed.get(f.name, f.name) for f in fields(DeviceProfile)]
+    check.keys(table, known, [name for name in known if name not in ("cost", "affinity")], "")
+    sources = check.value(table["sources"], dict, "sources")
     profile = DeviceProfile(
         **{name: check.scalar(table[name], kind, name) for name, kind in (
             ("name", str), ("title", str), ("machine", str), ("ram_mb", int), ("bandwidth_gbs", float),
             ("threads", int), ("p90_over_p50", float))},
-        isa=check.texts(table["isa"], "isa"), sources=check.texts(table["sources"], "sources"),
-        affinity=tuple((check.integer(k, f"affinity.{k}"), check.mask(v, f"affinity.{k}"))
-                       for k, v in affinity.items()),
+        isa=check.texts(table["isa"], "isa"), affinity=check.masks(table.get("affinity", {}), "affinity"),
+        sources=tuple((fact, check.scalar(text, str, f"sources.{fact}")) for fact, text in sources.items()),
         clusters=tuple(check.record(c, Cluster, f"cluster[{i}]") for i, c in enumerate(check.list(table, "cluster"))),
         budget=check.record(table["budget"], Budget, "budget"),
         rows=tuple(check.record(row, CostRow, f"cost[{i}]") for i, row in enumerate(check.list(table, "cost"))))
-    check.consistent(profile, path)
-    return profile
+    _require_consistent(profile, check)
+    return with_derived_rows(profile)
 
 
-_KINDS = {"str": str, "int": int, "float": float, "float | None": float}
-_CHOICES = {"runtime": RUNTIMES, "precision": PRECISIONS, "provenance": PROVENANCES, "percentile": PERCENTILES}
-_MAY_BE_ZERO = frozenset(("base_us", "op_us", "ns_per_mac", "ns_per_score_mac", "ns_per_score", "ns_per_inner",
-                          "ns_per_stream", "ns_per_weight_byte", "error_pct", "runtime_mb", "weight_copies",
-                          "table_copies", "max_drop"))
+def with_derived_rows(profile: DeviceProfile) -> DeviceProfile:
+    """The profile with a derived cost row for every key that it has none for."""
+    have = {row.key for row in profile.rows}
+    derived = (CostRow(**values) for values in derive.cost_tables(profile))
+    return replace(profile, rows=tuple(sorted((*profile.rows, *(row for row in derived if row.key not in have)),
+                                              key=lambda row: (row.threads, row.runtime, row.precision))))
 
 
-class _Reader:
-    """Turns TOML values into records and names the file and the key path in every complaint."""
+_CHOICES = {"runtime": RUNTIMES, "provenance": PROVENANCES, "percentile": PERCENTILES,
+            "machine": ("aarch64", "x86_64")}
+_MAY_BE_ZERO = frozenset((*derive.KINDS, "error_pct", "runtime_mb", "weight_copies", "table_copies", "max_drop",
+                           "cache_mb", "shortest", "longest"))
 
-    def __init__(self, file: str) -> None:
-        self.file = file
 
-    def fail(self, key: str, problem: str) -> UsageError:
-        return UsageError(f"{self.file}: {key}: {problem}")
-
-    def keys(self, table: dict[str, Any], known: list[str], needed: list[str], where: str) -> None:
-        for key in table:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
-                raise self.fail(where + key, f"unknown key, {hint}")
-        for key in needed:
-            if key not in table:
-                raise self.fail(where + key, "is missing")
-
-    def value(self, value: Any, kind: type, key: str) -> Any:
-        if not isinstance(value, kind) or isinstance(value, bool):
-            raise self.fail(key, f"must be a {'table' if kind is dict else kind.__name__}, got {value!r}")
-        return value
-
-    def scalar(self, value: Any, kind: type, key: str) -> Any:
-        last = key.rpartition(".")[2]
-        if kind is float and type(value) is int:
-            value = float(value)
-        self.value(value, kind, key)
-        if kind is not str and (not math.isfinite(value) or value < 0 or (value == 0 and last not in _MAY_BE_ZERO)):
-            raise self.fail(key, f"must be a positive number, got {value}")
-        if last in _CHOICES and value not in _CHOICES[last]:
-            raise self.fail(key, f"'{value}' is not one of {', '.join(_CHOICES[last])}")
-        return value
-
-    def integer(self, text: str, key: str) -> int:
-        if not text.isdigit() or int(text) < 1:
-            raise self.fail(key, "must be a number of threads")
-        return int(text)
-
-    def mask(self, value: Any, key: str) -> str:
-        if not isinstance(value, str) or not re.fullmatch(r"0x[0-9a-fA-F]+", value):
-            raise self.fail(key, f"must be a hexadecimal core mask such as \"0x80\", got {value!r}")
-        return value
-
-    def list(self, table: dict[str, Any], key: str) -> list[Any]:
-        return self.value(table[key], list, key)
-
-    def texts(self, value: Any, key: str) -> tuple[str, ...]:
-        return tuple(self.value(item, str, key) for item in self.value(value, list, key))
-
-    def record(self, table: Any, record: type, where: str) -> Any:
-        self.value(table, dict, where)
-        kinds = {f.name: _KINDS[str(f.type)] for f in fields(record)}
-        needed = [f.name for f in fields(record) if f.default is MISSING]
-        self.keys(table, list(kinds), needed, where + ".")
-        return record(**{key: self.scalar(value, kinds[key], f"{where}.{key}") for key, value in table.items()})
-
-    def consistent(self, profile: DeviceProfile, path: Path) -> None:
-        if profile.name != path.stem:
-            raise self.fail("name", f"is '{profile.name}' but the file is called {path.name}")
-        seen: set[tuple[str, str, int]] = set()
-        for row in profile.rows:
-            if row.key in seen:
-                raise self.fail("cost", f"two rows for {row.runtime} {row.precision} with {row.threads} threads")
-            seen.add(row.key)
-        cores = sum(cluster.count for cluster in profile.clusters)
-        for threads, mask in profile.affinity:
-            count = int(mask, 16).bit_count()
-            if count < threads or int(mask, 16).bit_length() > cores:
-                raise self.fail(f"affinity.{threads}", f"{mask} does not give {threads} of {cores} cores")
-        if profile.p90_over_p50 < 1:
-            raise self.fail("p90_over_p50", f"cannot be below 1, got {profile.p90_over_p50}")
+def _require_consistent(profile: DeviceProfile, check: ProfileReader) -> None:
+    """What no single value shows. Raises UsageError."""
+    if profile.name != check.path.stem:
+        raise check.fail("name", f"is '{profile.name}' but the file is called {check.path.name}")
+    seen: set[tuple[str, str, int]] = set()
+    for index, row in enumerate(profile.rows):
+        if row.key in seen:
+            raise check.fail(f"cost[{index}]", f"a second row of {row.runtime} {row.precision} {row.threads}T")
+        seen.add(row.key)
+    for name in profile.isa:
+        if name not in derive.ISA:
+            raise check.fail("isa", f"'{name}' is not an instruction set that matters here, {nearest(name, derive.ISA)}")
+    cores = sum(cluster.count for cluster in profile.clusters)
+    if not 1 <= profile.threads <= cores:
+        raise check.fail("threads", f"the device has {cores} cores")
+    for threads, mask in profile.affinity:
+        count = int(mask, 16).bit_count()
+        if count < threads or int(mask, 16).bit_length() > cores:
+            raise check.fail(f"affinity.{threads}", f"{mask} does not give {threads} of {cores} cores")
+    if profile.p90_over_p50 < 1:
+        raise check.fail("p90_over_p50", f"cannot be below 1, got {profile.p90_over_p50}")
+    facts = [fact for fact in FACTS if profile.affinity or fact != "affinity"]
+    check.keys(dict(profile.sources), FACTS, facts, "sources.")
+    for index, cluster in enumerate(profile.clusters):
+        if cluster.kind not in derive.FAMILIES and not any(row.threads == profile.threads for row in profile.rows):
+            raise check.fail(f"cluster[{index}].{'family' if cluster.family else 'name'}",
+                             f"'{cluster.kind}' is no core family that costs can be derived from: give the nearest as "
+                             f"family, or measured [[cost]] rows for {profile.threads} thread(s); "
+                             f"{nearest(cluster.kind, tuple(derive.FAMILIES))}")

@@ -36,7 +36,7 @@ def build_profile() -> DeviceProfile:
     return DeviceProfile(
         name="test-phone", title="Test Phone", machine="aarch64", isa=("dotprod",), ram_mb=8000, bandwidth_gbs=30.0,
         threads=1, p90_over_p50=1.2, clusters=(Cluster("big", 2, 2.8),), affinity=((1, "0x1"),),
-        budget=Budget(max_latency_ms=12.0), sources=("made up",), rows=())
+        budget=Budget(max_latency_ms=12.0), sources=(("cores", "made up"),), rows=())
 
 
 def build_plan(dropped: tuple[int, ...] = (3,), budget: Budget | None = None, gap: float = 0.0) -> CompressionPlan:
