@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: fit test bench clean
+.PHONY: fit test bench device-lab clean
 
 fit: $(VENV)/.all
 	$(BIN)/edgebert fit-device --profile pixel6 --out edgebert-bundle --overwrite
@@ -23,6 +23,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 
 bench: $(VENV)/.all
 	$(BIN)/python examples/benchmark.py
+
+# An emulated arm64 machine behind sshd and adbd, for tests without hardware; as root on Debian it installs what it needs.
+device-lab: $(VENV)/.dev
+	$(BIN)/python -m tests.lab build
 
 clean:
 	rm -rf $(VENV) edgebert-bundle

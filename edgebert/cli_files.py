@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
 
 from edgebert.errors import OverBudgetError
 
+if TYPE_CHECKING:
+    from device_bench.result import BenchResult
+
 console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a bundle is timed. device, python: as `remote.open_device` takes them. affinity: a hexadecimal core mask;
+    profile: the one whose cores are taken instead. out: a file that every record is appended to."""
+
+    device: str = "local"
+    python: str | None = None
+    affinity: str | None = None
+    profile: str | None = None
+    out: Path | None = None
 
 
 def inspect(target: Path, length: int, as_json: bool) -> None:
@@ -58,27 +76,52 @@ def verify(folder: Path, as_json: bool) -> None:
         console.print(f"  ok  {what}: {detail}", markup=False)
 
 
-def bench(folder: Path, threads: int | None, runs: int, check: bool, as_json: bool) -> None:
+def bench(folder: Path, where: Where, threads: int | None, runs: int, check: bool, as_json: bool) -> None:
     from edgebert.benching import bench as time_bundle
-    from edgebert.benching import over_budget
+    from edgebert.benching import cores_of, over_budget
+    from edgebert.bundle import BrokenBundle
 
-    records = time_bundle(folder, threads, runs)
-    if as_json:
-        for record in records:
-            print(record.to_json())
-    else:
-        table = Table(title="golden: relative RMSE of the logits", title_justify="left")
-        for name in ("file", "runtime", "tokens", "p50 ms", "p90 ms", "load ms", "peak MB", "golden"):
-            words = name in ("file", "runtime")
-            table.add_column(name, overflow="fold", no_wrap=words, justify="left" if words else "right")
-        for record in records:
-            golden = "none" if record.golden is None else f"{record.golden.relative_rmse or float('nan'):.2g}"
-            table.add_row(record.file_name, f"{record.runtime}\n{record.runtime_version}", str(record.length),
-                          f"{record.timing.p50_ns / 1e6:.3f}", f"{record.timing.p90_ns / 1e6:.3f}",
-                          f"{record.load_ms:.0f}", f"{(record.peak_rss_bytes or 0) / 1e6:.0f}", golden)
-        console.print(table)
-        for record in records:
-            for warning in record.warnings():
-                console.print(f"  {record.file_name}: {warning}", markup=False)
+    records: list[BenchResult] = []
+
+    def keep(record: BenchResult) -> None:
+        records.append(record)
+        if as_json:
+            print(record.to_json(), flush=True)
+        if where.out is not None:
+            with where.out.open("a", encoding="utf-8") as file:
+                file.write(record.to_json() + "\n")
+
+    cores = cores_of(where.affinity, where.profile, threads, folder)
+    try:
+        time_bundle(folder, threads, runs, where.device, where.python, cores, keep)
+    finally:  # what a device had measured before it went away is shown
+        if records and not as_json:
+            _show(records)
+    if wrong := [record for record in records if record.golden is not None and not record.golden.ok]:
+        raise BrokenBundle(f"{wrong[0].file_name} differs from its golden logits on {where.device}: do not ship it with "
+                           f"{wrong[0].runtime} {wrong[0].runtime_version}")
     if check and (misses := over_budget(folder, records)):
         raise OverBudgetError("; ".join(misses))
+
+
+def _show(records: Sequence[BenchResult]) -> None:
+    """The table, and what to know about it. Times of an emulator are not shown: they are no latency of any device."""
+    table = Table(title="golden: relative RMSE of the logits", title_justify="left")
+    for name in ("file", "runtime", "tokens", "p50 ms", "p90 ms", "load ms", "peak MB", "golden"):
+        words = name in ("file", "runtime")
+        table.add_column(name, overflow="fold", no_wrap=words, justify="left" if words else "right")
+    for record in records:
+        golden = "none" if record.golden is None else f"{record.golden.relative_rmse or float('nan'):.2g}"
+        quoted = (record.latency_ms(50), record.latency_ms(90))  # None where the runs are too few to quote it
+        times = (*("-" if ms is None else f"{ms:.3f}" for ms in quoted), f"{record.load_ms:.0f}")
+        table.add_row(record.file_name, f"{record.runtime}\n{record.runtime_version}", str(record.length),
+                      *(("emulated",) * len(times) if record.emulated else times),
+                      f"{(record.peak_rss_bytes or 0) / 1e6:.0f}", golden)
+    console.print(table)
+    for record in records:
+        if record.emulated:
+            console.print(f"  {record.file_name}: emulated, not a latency", markup=False)
+        elif not record.valid:
+            console.print(f"  {record.file_name}: not valid as latency", markup=False)
+        for warning in record.warnings():
+            console.print(f"  {record.file_name}: {warning}", markup=False)

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_OFFLINE", "1")
@@ -17,10 +18,43 @@ import numpy as np
 import pytest
 
 from edgebert.spec import EncoderShape, LayerSpec
+from tests.sweep_material import onnx_kit, sweep_kit  # noqa: F401  (fixtures of two files)
+
+if TYPE_CHECKING:
+    from tests.lab.boot import Parts
+    from tests.lab.lab import Lab
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz",
               *(f"##{c}" for c in "abcdefghijklmnopqrstuvwxyz"), "play", "some", "music", "jazz", "rain", "weather",
               "book", "table", "for", "two", "is", "it", "sunny", "today", "##s", "##ing"]
+
+
+@pytest.fixture(scope="module")
+def device_lab() -> Iterator[Lab]:
+    """An emulated device behind sshd and adbd. Skips where it cannot run, or was not built and this is no CI."""
+    from tests.lab.build import build, is_built, lab_folder
+    from tests.lab.lab import running, why_not
+
+    if reason := why_not():
+        pytest.skip(reason)
+    if not is_built(lab_folder()) and "CI" not in os.environ:
+        pytest.skip("the device lab is not there: `make device-lab` builds it")
+    with running(build(lab_folder())) as lab:
+        yield lab
+
+
+@pytest.fixture(scope="session")
+def arm_parts() -> Parts:
+    """ONNX Runtime's headers, and its library, a C library and a kernel for Arm. Skips where they cannot be had."""
+    from device_bench.native.debian import PackagesMissing
+    from tests.lab import boot
+
+    if reason := boot.why_no_parts():
+        pytest.skip(reason)
+    try:
+        return boot.fetch_parts(boot.folder())
+    except PackagesMissing as error:
+        pytest.skip(f"packages for Arm cannot be had here: {error}")
 
 
 @pytest.fixture

@@ -1,0 +1,173 @@
+"""What bench.pyz does on a device, from here: timings of files, sweeps of a kit."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from device_bench.inputs import GOLDEN_NAME
+from device_bench.kit import KIT_NAME, read_kit, repair
+from device_bench.options import Options
+from device_bench.packing import write_pyz
+from device_bench.result import BenchResult
+from device_bench.runtimes import model_format
+from edgebert.bundle import file_sha256
+from edgebert.errors import DeviceError, EdgeBertError, UsageError
+from edgebert.remote.processes import Done
+from edgebert.remote.workspace import Device, Place
+
+BENCH, RESULTS = "bench.pyz", "results.jsonl"
+OPENING_S = 300.0
+"""Beyond the time a benchmark may take by its options: starting Python, opening a large file, running the golden rows."""
+SWEEP_SILENCE_S = 900.0
+LONGEST_SWEEP_S = 7 * 24 * 3600.0
+_PROGRESS = re.compile(r"sweep: \d+ of \d+ timings")
+
+
+def bench_on(device: Device, paths: Sequence[Path], options: Options,
+             keep: Callable[[BenchResult], None] = lambda record: None) -> tuple[BenchResult, ...]:
+    """Times each file on the device, in a process of its own, with the golden.json that lies beside it.
+
+    keep: called with every record as soon as it is there, so that nothing is lost where a later file fails. A record
+    whose golden rows differ is returned; it says so in `golden.ok`.
+
+    Raises DeviceError: the device cannot be reached, goes away, is full, lacks Python, numpy or a runtime, or answers
+    what is no record of this file; UsageError: it refuses an option.
+    """
+    records = []
+    with device.workspace() as place:
+        python = place.python(("numpy", *sorted({model_format(path) for path in paths})))
+        push_bench(place)
+        for path in paths:
+            record = _bench_one(place, python, Path(path), options)
+            keep(record)
+            records.append(record)
+    return tuple(records)
+
+
+def _bench_one(place: Place, python: str, path: Path, options: Options) -> BenchResult:
+    place.push(path, path.name)
+    golden = path.resolve().with_name(GOLDEN_NAME)
+    if options.golden and golden.is_file():
+        place.push(golden, GOLDEN_NAME)
+    spent_s = 2 * options.max_seconds + options.cool_down + 60 * (options.sustained or 0)
+    done = place.run([python, BENCH, *options.to_arguments(), "--", path.name], OPENING_S + spent_s)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if not lines:
+        raise failed(place.link.name, path.name, done)
+    try:
+        record = BenchResult.from_json(lines[-1])
+    except ValueError as error:
+        raise DeviceError(f"{place.link.name} answers something that is no timing of {path.name} ({error}); log in "
+                          f"and see what `{python}` prints") from error
+    if (record.file_name, record.sha256) != (path.name, file_sha256(path)):
+        raise DeviceError(f"{place.link.name} timed another file than {path.name}: its disk or memory may be bad")
+    place.run(["rm", "-f", f"./{path.name}", GOLDEN_NAME], OPENING_S)  # of the next file there may be no golden.json
+    return record
+
+
+def sweep_on(device: Device, kit: Path, out: Path, arguments: Sequence[str] = (), time_limit_s: float | None = None,
+             tick: Callable[[int], None] = lambda count: None, say: Callable[[str], None] = lambda text: None) -> int:
+    """Sweeps a kit on the device and appends every timing to `out` as it comes; returns how many came.
+
+    What `out` holds already is not timed again, and a device that goes away takes nothing along: the same call goes on.
+    arguments: further ones of `bench.pyz sweep`. tick: 1 for each timing. say: its lines for a person, in the end.
+
+    Raises UsageError: the kit or `out` cannot be used there; DeviceError: as `bench_on`, or nothing could be timed.
+    """
+    kit, out = Path(kit), Path(out)
+    files = [kit / KIT_NAME, *sorted({kit / item["file"] for item in read_kit(kit)})]
+    formats = sorted({model_format(path) for path in files[1:]})
+    limit = [] if time_limit_s is None else ["--time-limit", str(time_limit_s)]
+    count = 0
+    with device.workspace() as place, _appended(out) as append:
+        # A kit of both formats is swept as far as the device's runtimes go.
+        python = place.python(("numpy", *formats) if len(formats) == 1 else ("numpy",))
+        push_bench(place)
+        _push_archive(place, python, files)
+        if out.stat().st_size:
+            place.push(out, RESULTS)
+
+        def line(text: str) -> None:
+            nonlocal count
+            if _is_timing(device.name, text):
+                append(text)
+                count += 1
+                tick(1)
+
+        done = place.run([python, BENCH, "sweep", "kit", "--out", RESULTS, "--print", *limit, *arguments],
+                         (time_limit_s or LONGEST_SWEEP_S) + SWEEP_SILENCE_S, line, SWEEP_SILENCE_S)
+    for text in done.stderr.splitlines():
+        if not _PROGRESS.fullmatch(text):
+            say(text.removeprefix("sweep: "))
+    if done.exit_code:
+        raise failed(device.name, "the sweep", done)
+    return count
+
+
+@contextmanager
+def _appended(out: Path) -> Iterator[Callable[[str], None]]:
+    """A function that appends a line and does not return before it is on the disk."""
+    repair(out)
+    with out.open("a", encoding="utf-8") as file:
+        def append(line: str) -> None:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+        yield append
+
+
+def _is_timing(device: str, text: str) -> bool:
+    """Whether a line is a sweep's and not what a login prints. Raises DeviceError for one that no benchmark gives."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    if not (isinstance(value, dict) and {"schema", "item", "result"} <= set(value)):
+        return False
+    try:
+        BenchResult.from_dict(value["result"])
+    except ValueError as error:
+        raise DeviceError(f"{device} answers something that is no timing ({error}); what came before it is "
+                          "kept") from error
+    return True
+
+
+def push_bench(place: Place) -> None:
+    """Puts bench.pyz into the folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        place.push(write_pyz(Path(folder) / BENCH), BENCH)
+
+
+def _push_archive(place: Place, python: str, files: Sequence[Path]) -> None:
+    """Puts the files into `kit` by one transfer, which is quicker than hundreds. Stored, not deflated: a small Python may
+    lack zlib."""
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "kit.zip"
+        with zipfile.ZipFile(archive, "w") as packed:
+            for path in files:
+                packed.write(path, path.name)
+        place.push(archive, archive.name)
+    unpacked = place.run([python, "-m", "zipfile", "-e", archive.name, "kit"], OPENING_S)
+    if unpacked.exit_code:
+        raise DeviceError(f"{place.link.name}: the kit cannot be unpacked in {place.folder}: {unpacked.last_words}; free "
+                          "some space there, or name another folder with EDGEBERT_DEVICE_FOLDER")
+    place.run(["rm", archive.name], OPENING_S)
+
+
+def failed(device: str, what: str, done: Done) -> EdgeBertError:
+    """The error for a bench.pyz that ended without a result; its own sentence says what to do."""
+    words = done.last_words.removeprefix("bench: ")
+    if done.exit_code > 128:
+        return DeviceError(f"{device}: {what} was killed by signal {done.exit_code - 128}: too little memory, or the "
+                           "runtime crashed; try a smaller model or another --runtime")
+    if done.exit_code == UsageError.exit_code and words:
+        return UsageError(f"{device}: {words}")
+    return DeviceError(f"{device}: {what}: {words or 'no answer'}")
