@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from edgebert import cli_compress, cli_files, cli_fit, cli_plan, cli_train
+from edgebert import cli_compare, cli_compress, cli_device, cli_files, cli_fit, cli_native, cli_profiles, cli_train
 from edgebert import cli_options as options
 from edgebert.cli_options import Runtime
 from edgebert.crew import crew, refuse_single_launch
@@ -30,13 +30,12 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode="r
 app.command("fit-device", epilog=cli_fit.EXAMPLES)(cli_fit.fit_device)
 app.command("train-elastic", epilog=cli_train.EXAMPLES)(cli_train.train_elastic)
 app.command("compress", epilog=cli_compress.EXAMPLES)(cli_compress.compress)
-
-
-@app.command(epilog="Examples:\n\n  edgebert profiles\n\n  edgebert profiles pixel6 --json")
-def profiles(name: Annotated[str | None, typer.Argument(help="Show this one: a name or a .toml file.")] = None,
-             as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """List the device profiles, or show one with the source of each figure."""
-    cli_plan.profiles(name, as_json)
+app.command("compare", epilog=cli_compare.EXAMPLES)(cli_compare.compare)
+app.command("sweep", epilog=cli_device.SWEEP_EXAMPLES)(cli_device.sweep)
+app.command("calibrate", epilog=cli_device.CALIBRATE_EXAMPLES)(cli_device.calibrate)
+app.command("bench-native", epilog=cli_native.BENCH_EXAMPLES)(cli_native.bench_native)
+app.command("timings", epilog=cli_native.TIMINGS_EXAMPLES)(cli_native.timings)
+app.add_typer(cli_profiles.app, name="profiles")
 
 
 @app.command(epilog="Examples:\n\n  edgebert inspect ./my-bert\n\n  edgebert inspect edgebert-bundle/plan.json")
@@ -68,15 +67,26 @@ def verify(folder: Annotated[Path, typer.Argument(help="A bundle.")],
     cli_files.verify(folder, as_json)
 
 
-@app.command(epilog="Examples:\n\n  edgebert bench edgebert-bundle\n\n  edgebert bench edgebert-bundle --check")
+@app.command(epilog="Examples:\n\n  edgebert bench edgebert-bundle\n\n  edgebert bench edgebert-bundle --check\n\n"
+                    "  edgebert bench edgebert-bundle --device ssh:pi@board.local --device-python /opt/venv/bin/python"
+                    "\n\n  edgebert bench edgebert-bundle --device adb:SERIAL --profile pixel6 --out pixel6.jsonl")
 def bench(folder: Annotated[Path, typer.Argument(help="A bundle.")],
+          device: Annotated[str, typer.Option(help="local, ssh:user@host[:port] or adb:SERIAL.")] = "local",
+          device_python: Annotated[str | None, typer.Option(help="The device's Python, a name or a path. Default: "
+                                   "$EDGEBERT_DEVICE_PYTHON, else python3.")] = None,
           threads: Annotated[int | None, typer.Option(help="Default: the plan's.")] = None,
           runs: Annotated[int, typer.Option(help="Timed runs a file.")] = 200,
-          check: Annotated[bool, typer.Option("--check", help="This machine is the target: exit code 7 where the "
-                           "budget is missed.")] = False,
+          affinity: Annotated[str | None, typer.Option(help="Cores to run on, a hexadecimal mask such as 0xF0.")] = None,
+          profile: Annotated[str | None, typer.Option("--profile", "-p", help="Run on the cores that this profile "
+                                                      "names.")] = None,
+          check: Annotated[bool, typer.Option("--check", help="The device is the target: exit code 7 where the budget is "
+                           "missed.")] = False,
+          out: Annotated[Path | None, typer.Option("--out", "-o", help="Append every record to this file as it "
+                                                   "comes.")] = None,
           as_json: Annotated[bool, typer.Option("--json", help="One benchmark record a line.")] = False) -> None:
-    """Time a bundle's files on this machine."""
-    cli_files.bench(folder, threads, runs, check, as_json)
+    """Time a bundle's files on this machine, or on a device behind ssh or adb, and check its answers there."""
+    where = cli_files.Where(device, device_python, affinity, profile, out)
+    cli_files.bench(folder, where, threads, runs, check, as_json)
 
 
 def main() -> None:

@@ -43,6 +43,8 @@ EXAMPLES = """Examples:
 
   edgebert fit-device -p pixel6 --methods all                       (low rank, vocabulary ... where they pay)
 
+  edgebert fit-device -p raspberry-pi-4 --verify-on ssh:pi@raspberrypi      (timed there before anything is trained)
+
   edgebert fit-device -p pixel6 --max-latency 3ms --dry-run         (the plan only, in seconds)"""
 
 
@@ -84,6 +86,10 @@ def fit_device(
                              "2.14.0 computes right.")] = None,
     this_machine: Annotated[bool, typer.Option("--this-machine", rich_help_panel=RUN, help="The target is this "
                             "machine: hold what is measured here against the budget.")] = False,
+    verify_on: Annotated[str | None, typer.Option(rich_help_panel=RUN, metavar="DEVICE", help="local, ssh:user@host or "
+                         "adb:SERIAL: time plans on the target, correct the profile, and plan again until what is "
+                         "measured keeps the budget.")] = None,
+    verify_rounds: Annotated[int, typer.Option(rich_help_panel=RUN, help="Most plans to time with --verify-on.")] = 5,
     seed: options.Seed = 0,
     cache: options.CacheFolder = None,
     resume: options.Resume = False,
@@ -139,8 +145,8 @@ def fit_device(
         columns=Columns(text_column, pair_column, label_column), kind=task_type, metric=metric, runtime=runtime.value,
         threads=threads or device.threads, length=length, effort=effort.value, teacher_epochs=teacher_epochs,
         criterion=criterion.value, methods=names, vocabulary=vocabulary, tflite_compat=tflite_compat,
-        minimise_latency=only_drop, supernet=supernet, tensorboard=tensorboard, this_machine=this_machine, zip=make_zip,
-        overwrite=overwrite, seed=seed,
+        minimise_latency=only_drop, supernet=supernet, tensorboard=tensorboard, this_machine=this_machine,
+        verify_on=verify_on, verify_rounds=verify_rounds, zip=make_zip, overwrite=overwrite, seed=seed,
         command=shlex.join(["edgebert", *sys.argv[1:]]))
     cli_plan.run(request, Cache(cache or default_cache(), resume), as_json)
 

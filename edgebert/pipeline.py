@@ -16,6 +16,7 @@ from edgebert.evidence import Evidence
 from edgebert.material import Material, gather
 from edgebert.methods import why_searched
 from edgebert.modeling import Encoder
+from edgebert.on_device import missed_there, settled
 from edgebert.origin import Origin, origin_of, require_origin
 from edgebert.plan import CompressionPlan
 from edgebert.pricing import options_of
@@ -53,7 +54,7 @@ def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResu
     require_feasible(request, material)
     teacher = teacher_of(material.checkpoint, material.data, material.train, request.teacher_epochs, work)
     origin = origin_of(request, supernet, material, teacher, work)
-    plan = decide(request, material, teacher, origin, work)
+    request, plan = planned(request, material, teacher, origin, work)
     cut = cut_of(plan, origin.net, material, request.methods, work)
     schedule = recovery(request, material, origin)
     student = student_of(cut.net, plan.subnet.kept, teacher, material, schedule, work, cut.basis)
@@ -77,7 +78,10 @@ def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResu
 
 
 def require_feasible(request: FitRequest, material: Material) -> None:
-    """Raises search.Infeasible before anything is trained where no subnet at all fits the budget."""
+    """Raises search.Infeasible before anything is trained where no subnet at all fits the budget. Where a device will be
+    asked, the profile is not believed that far."""
+    if request.verify_on is not None:
+        return
     blank = ErrorTables.blank(material.checkpoint.net.shape, material.inputs.max_length)
     choose_plan(blank, request.profile, request.budget, request.runtime, request.threads, blank.length)
 
@@ -89,6 +93,15 @@ def recovery(request: FitRequest, material: Material, origin: Origin) -> Schedul
     if origin.space is not None:
         schedule, effort = replace(schedule, learning_rate=schedule.learning_rate / 4), effort / 8
     return schedule_for(schedule, material.train, len(material.data.labels), RECOVERY_ASK, effort, request.seed)
+
+
+def planned(request: FitRequest, material: Material, teacher: Encoder, origin: Origin,
+            work: Workplace) -> tuple[FitRequest, CompressionPlan]:
+    """The plan, by the profile alone or by what a device measures; then the request holds the corrected profile."""
+    if request.verify_on is None:
+        return request, decide(request, material, teacher, origin, work)
+    return settled(request, lambda costs: decide(replace(request, profile=costs), material, teacher, origin, work),
+                   material, work)
 
 
 def decide(request: FitRequest, material: Material, teacher: Encoder, origin: Origin,
@@ -170,6 +183,11 @@ def require_accuracy(request: FitRequest, drop: float) -> None:
 
 
 def require_measured(request: FitRequest) -> None:
-    """Where this machine is the target, holds what the finished bundle measures here against the budget."""
-    if request.this_machine and (misses := over_budget(request.out, bench(request.out))):
+    """Where this machine or a device is the target, holds what the finished bundle measures there against the budget."""
+    misses: list[str] = []
+    if request.verify_on is not None:
+        misses = missed_there(request)
+    elif request.this_machine:
+        misses = over_budget(request.out, bench(request.out))
+    if misses:
         raise OverBudgetError(f"{'; '.join(misses)}; the bundle is kept in {request.out}")

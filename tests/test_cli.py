@@ -46,7 +46,7 @@ def test_every_command_has_help_with_an_example(command):
 def test_profiles_list_and_show():
     listed = json.loads(edgebert("profiles", "--json").stdout)
     assert {"pixel6", "raspberry-pi-4", "x86-laptop"} <= {profile["name"] for profile in listed}
-    shown = edgebert("profiles", "pixel6").stdout
+    shown = edgebert("profiles", "show", "pixel6").stdout
     assert "Cortex-X1" in shown and "0x80" in shown and "derived" in shown
 
 
