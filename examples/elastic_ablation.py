@@ -22,10 +22,11 @@ from edgebert.elastic_stages import ElasticSettings, Stage, elastic_of, sandwich
 from edgebert.material import gather
 from edgebert.modeling import Encoder
 from edgebert.progress import Reporter
+from edgebert.request import RunRequest
 from edgebert.space import ElasticSpace, fixed_order
 from edgebert.stages import Workplace, teacher_of
 from edgebert.train.elastic import Curriculum
-from edgebert.train_elastic import ElasticRequest, score_grid
+from edgebert.train_elastic import score_grid
 
 STEPS_COMPARED = 200
 
@@ -56,6 +57,7 @@ def variants(epochs: float, teacher: Encoder, length: int) -> dict[str, ElasticS
         "fixed order": replace(base, depth=stage(mixed), order="fixed"),
         "ckd": replace(base, depth=stage(Curriculum(distill="ckd"))),
         "augment 3": replace(base, depth=stage(mixed, share=1 / 4), augment=3),
+        "augment 20": replace(base, depth=stage(mixed, share=1 / 21), augment=20),
         "width first": replace(base, width=stage(mixed, 1 / 3), depth=stage(mixed, 2 / 3)),
         "width first, same-width teacher": replace(base, width=stage(mixed, 1 / 3), depth=stage(mixed, 2 / 3),
                                                    same_width=True),
@@ -78,7 +80,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=default_cache())
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
-    request = ElasticRequest(sandwich(), asked.out, task=asked.task, data=asked.data, seed=asked.seed,
+    request = RunRequest(task=asked.task, data=asked.data, seed=asked.seed,
                              teacher_epochs=asked.teacher_epochs)
     reporter = Reporter()
     work = Workplace(Cache(asked.cache), reporter, asked.seed)

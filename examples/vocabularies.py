@@ -3,7 +3,8 @@
     python examples/vocabularies.py --task clinc150 --min-counts 1,2 --sizes 6800 --out vocabularies.jsonl
 
 One JSON line for each minimal count, and for each size that the pieces which occur at all are filled up to: pieces, rows
-in the same pieces, points on dev and test, and bytes of the int8 ONNX file. Lines that are there are not computed again.
+in the same pieces, points on dev and test in torch, then bytes and points of the int8 ONNX file with the word table in 8
+and in 4 bits. Lines that are there are not computed again.
 """
 
 from __future__ import annotations
@@ -16,23 +17,26 @@ from pathlib import Path
 
 from edgebert.cache import Cache, default_cache
 from edgebert.compress.vocabulary import texts_of, trim
-from edgebert.elastic_stages import sandwich
 from edgebert.material import Material, gather
 from edgebert.modeling import Encoder
 from edgebert.progress import Reporter
+from edgebert.request import RunRequest
 from edgebert.stages import Workplace, teacher_of
 from edgebert.tokenization import load_tokenizer
-from edgebert.train.teacher import logits_of
-from edgebert.train_elastic import ElasticRequest
+from edgebert.train import teacher as torch_model
 from edgebert.trimming import VocabularyChoice, choose_pieces
 from exporters import EXPORTERS
 from exporters.artifact import Precision
+from exporters.parity import logits_of
 
 
-def file_bytes(net: Encoder, material: Material) -> int:
+def of_file(net: Encoder, material: Material, table: str) -> dict[str, float]:
+    """Bytes and points of an int8 file whose word table is in `table`, "int8" or "int4"."""
+    precision = replace(Precision.uniform("int8", len(net.layers)), embedding=table)
     with tempfile.TemporaryDirectory() as folder:
-        return EXPORTERS["onnx"](net, Path(folder) / "model.onnx", material.inputs,
-                                 Precision.uniform("int8", len(net.layers))).file_bytes
+        file = EXPORTERS["onnx"](net, Path(folder) / "model.onnx", material.inputs, precision)
+        _, dev, test = material.scores(lambda rows: logits_of(file, rows.ids, rows.mask, rows.types))
+    return {"bytes": file.file_bytes, "dev": dev, "test": test}
 
 
 def main() -> None:
@@ -46,7 +50,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=default_cache())
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
-    request = ElasticRequest(sandwich(), asked.out, task=asked.task, data=asked.data, seed=asked.seed,
+    request = RunRequest(task=asked.task, data=asked.data, seed=asked.seed,
                              teacher_epochs=asked.teacher_epochs)
     reporter, cache = Reporter(), Cache(asked.cache)
     whole = gather(request, reporter, cache)
@@ -68,9 +72,10 @@ def main() -> None:
                                               choice.size))
             assert material.coverage is not None
             unchanged = {split.name: split.unchanged_share for split in material.coverage.splits}
-        _, dev, test = material.scores(lambda rows, net=net: logits_of(net, rows))
+        _, dev, test = material.scores(lambda rows, net=net: torch_model.logits_of(net, rows))
         line = {"task": whole.data.name, "seed": asked.seed, "way": way, "pieces": net.shape.vocab, "dev": dev,
-                "test": test, "unchanged": unchanged, "int8_bytes": file_bytes(net, material)}
+                "test": test, "unchanged": unchanged}
+        line |= {table: of_file(net, material, table) for table in ("int8", "int4")}
         with asked.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         reporter.say(f"  {json.dumps(line)}")
