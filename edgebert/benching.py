@@ -18,11 +18,12 @@ from edgebert.plan import CompressionPlan
 
 def bench(folder: Path, threads: int | None = None, runs: int = 200, device: str = "local", python: str | None = None,
           cores: tuple[int, ...] | None = None,
-          keep: Callable[[BenchResult], None] = lambda record: None) -> tuple[BenchResult, ...]:
+          keep: Callable[[BenchResult], None] = lambda record: None,
+          max_seconds: float = Options.max_seconds) -> tuple[BenchResult, ...]:
     """Times every model file of a bundle whose hashes are right, at the plan's length.
 
     threads: None for the plan's. device, python: as `remote.open_device` takes them. cores: to run on, None for any.
-    keep: called with every record as soon as it is there.
+    keep: called with every record as soon as it is there. max_seconds: fewer runs of a file where they take longer.
 
     Raises BrokenBundle (4) for changed files, DeviceError (6) where the device is not there, lacks a runtime or cannot
     run a file.
@@ -30,14 +31,15 @@ def bench(folder: Path, threads: int | None = None, runs: int = 200, device: str
     folder = Path(folder)
     check_files(folder, read_manifest(folder))
     plan = CompressionPlan.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    options = Options(threads=threads or plan.threads, length=plan.length, runs=runs, cores=cores)
+    options = Options(threads=threads or plan.threads, length=plan.length, runs=runs, cores=cores,
+                      max_seconds=max_seconds)
     if device != "local" or python is not None:
         from edgebert.remote import bench_on, open_device
 
         return bench_on(open_device(device, python), model_files(folder), options, keep)
     records = []
     for path in model_files(folder):
-        done = bench_in_child(path, options, timeout_s=600)
+        done = bench_in_child(path, options, timeout_s=600 + 2 * max_seconds)
         if not done.line:
             raise DeviceError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"{path.name}: no answer")
         records.append(done.result())

@@ -76,6 +76,7 @@ def bench(folder: Annotated[Path, typer.Argument(help="A bundle.")],
                                    "$EDGEBERT_DEVICE_PYTHON, else python3.")] = None,
           threads: Annotated[int | None, typer.Option(help="Default: the plan's.")] = None,
           runs: Annotated[int, typer.Option(help="Timed runs a file.")] = 200,
+          max_seconds: Annotated[float, typer.Option(help="Fewer runs of a file where they take longer.")] = 20.0,
           affinity: Annotated[str | None, typer.Option(help="Cores to run on, a hexadecimal mask such as 0xF0.")] = None,
           profile: Annotated[str | None, typer.Option("--profile", "-p", help="Run on the cores that this profile "
                                                       "names.")] = None,
@@ -86,7 +87,7 @@ def bench(folder: Annotated[Path, typer.Argument(help="A bundle.")],
           as_json: Annotated[bool, typer.Option("--json", help="One benchmark record a line.")] = False) -> None:
     """Time a bundle's files on this machine, or on a device behind ssh or adb, and check its answers there."""
     where = cli_files.Where(device, device_python, affinity, profile, out)
-    cli_files.bench(folder, where, threads, runs, check, as_json)
+    cli_files.bench(folder, where, threads, runs, max_seconds, check, as_json)
 
 
 def main() -> None:

@@ -76,7 +76,8 @@ def verify(folder: Path, as_json: bool) -> None:
         console.print(f"  ok  {what}: {detail}", markup=False)
 
 
-def bench(folder: Path, where: Where, threads: int | None, runs: int, check: bool, as_json: bool) -> None:
+def bench(folder: Path, where: Where, threads: int | None, runs: int, max_seconds: float, check: bool,
+          as_json: bool) -> None:
     from edgebert.benching import bench as time_bundle
     from edgebert.benching import cores_of, over_budget
     from edgebert.bundle import BrokenBundle
@@ -93,7 +94,7 @@ def bench(folder: Path, where: Where, threads: int | None, runs: int, check: boo
 
     cores = cores_of(where.affinity, where.profile, threads, folder)
     try:
-        time_bundle(folder, threads, runs, where.device, where.python, cores, keep)
+        time_bundle(folder, threads, runs, where.device, where.python, cores, keep, max_seconds)
     finally:  # what a device had measured before it went away is shown
         if records and not as_json:
             _show(records)

@@ -34,7 +34,7 @@ def profiles(context: typer.Context, as_json: AsJson = False) -> None:
 def _list(as_json: bool) -> None:
     from dataclasses import asdict
 
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from edgebert.cli_plan import console
     from edgebert.device import list_profiles, load_profile
@@ -43,10 +43,10 @@ def _list(as_json: bool) -> None:
     if as_json:
         print(json.dumps([asdict(profile) for profile in found], indent=1))
         return
-    table = Table("profile", "device", "cores", "default latency", "estimates are")
+    table = Table(Column("profile", no_wrap=True), "device", "default latency", "estimates are")
     for profile in found:
         latency = f"{profile.budget.percentile} <= {profile.budget.max_latency_ms:g} ms"
-        table.add_row(profile.name, profile.title, _cores(profile), latency, _trust(profile))
+        table.add_row(profile.name, profile.title, latency, _trust(profile))
     console.print(table)
 
 

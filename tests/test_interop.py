@@ -58,6 +58,49 @@ def test_benchmark_model_of_every_form_is_read(version):
     assert {name: found[name] for name in EXPECTED[version]} == EXPECTED[version]
 
 
+MEASURED = {  # what the tool printed on real devices, as published: where, its result lines, what they say
+    "tensorflow#42507, an Android phone, 4 threads": (
+        "count=50 first=32891 curr=33978 min=32641 max=34005 avg=33209.4 std=450",
+        "Inference timings in us: Init: 855, First inference: 49060, Warmup (avg): 34825.1, Inference (avg): 33209.4",
+        "Peak memory footprint (MB): init=0 overall=12.8672",
+        dict(runs=50, mean_us=33209.4, std_us=450, init_us=855, memory_mb=12.8672, median_us=None)),
+    "MobileNet v1 on a board, 4 threads": (
+        "count=50 first=2990275 curr=2913402 min=2727568 max=3189954 avg=2.95034e+06 std=109798",
+        "Inference timings in us: Init: 17187, First inference: 3512391, Warmup (avg): 3.51239e+06, "
+        "Inference (avg): 2.95034e+06",
+        "Memory footprint delta from the start of the tool (MB): init=4.21094 overall=46.0859",
+        dict(runs=50, mean_us=2.95034e6, max_us=3189954, first_us=3512391, memory_mb=46.0859)),
+    "SSD MobileNet v2 on an embedded Linux": (
+        "   INFO: count=50 first=1249964 curr=1240143 min=1238588 max=1252566 avg=1.24027e+06 std=2565 p5=1238753 "
+        "median=1239807 p95=1247415",
+        "   INFO: Inference timings in us: Init: 5579, First inference: 1357602, Warmup (avg): 1.3576e+06, "
+        "Inference (avg): 1.24027e+06",
+        "   INFO: Memory footprint delta from the start of the tool (MB): init=6.36328 overall=109.832",
+        dict(runs=50, p5_us=1238753, median_us=1239807, p95_us=1247415, init_us=5579, memory_mb=109.832)),
+    "1,000 runs of an Android build": (
+        "INFO: count=1000 first=52162 curr=49785 min=49088 max=686105 avg=63743.2 std=60716 p5=49620 median=51891 "
+        "p95=68628",
+        "INFO: Inference timings in us: Init: 119515, First inference: 87112, Warmup (avg): 58147.4, "
+        "Inference (avg): 63743.2",
+        "INFO: Memory footprint delta from the start of the tool (MB): init=55.4961 overall=55.4961",
+        dict(runs=1000, mean_us=63743.2, max_us=686105, median_us=51891, warmup_us=58147.4)),
+}
+
+
+@pytest.mark.parametrize("where", MEASURED)
+def test_what_the_tool_printed_on_real_devices_is_read(where):
+    *lines, expected = MEASURED[where]
+    found = vars(parse_benchmark_model("\n".join(["STARTING!", *lines])))
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_the_form_before_2020_is_refused_with_its_last_line():
+    """Of 2019, from a public log: the line of results had another form."""
+    with pytest.raises(ValueError, match="its last line is 'Average inference timings"):
+        parse_benchmark_model("count=15 first=66753 curr=66800 min=66699 max=66838 avg=66767.6 std=39\n\n"
+                              "Average inference timings in us: Warmup: 76605.9, Init: 9933, no stats: 66767.6\n")
+
+
 def test_every_file_of_the_corpus_is_used():
     names = {path.name for path in CORPUS.glob("*.txt")}
     read = {f"benchmark_model_{version}.txt" for version in EXPECTED}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -194,8 +195,12 @@ def test_the_folder_is_removed_however_the_block_ends(name, board, ending):
 
 
 def running(word: str) -> list[str]:
-    return [path.name for path in Path("/proc").iterdir() if path.name.isdigit()
-            and word in (path / "cmdline").read_bytes().decode(errors="replace")]
+    found = []
+    for path in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):  # it ended meanwhile, or is no process
+            if word in (path / "cmdline").read_bytes().decode(errors="replace"):
+                found.append(path.name)
+    return found
 
 
 def test_a_program_that_takes_too_long_is_ended_on_the_device_too(name, board):

@@ -13,7 +13,7 @@ from device_bench import BenchResult
 from tests.lab.lab import SSH_DEVICE
 from tests.test_pipeline import write_task
 
-LENGTH = 32
+LENGTH = 16
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,8 @@ def checkpoint(tmp_path_factory, bert_folder) -> Path:
 
     folder = tmp_path_factory.mktemp("checkpoint")
     tokenizer = AutoTokenizer.from_pretrained(bert_folder)
-    config = BertConfig(vocab_size=len(tokenizer), hidden_size=128, num_hidden_layers=4, num_attention_heads=4,
-                        intermediate_size=512, max_position_embeddings=LENGTH)
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=4, num_attention_heads=4,
+                        intermediate_size=256, max_position_embeddings=LENGTH)
     BertForSequenceClassification(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -40,6 +40,8 @@ def test_a_wrong_profile_converges_on_the_emulated_device(device_lab, checkpoint
                  "--max-memory", "4GB", "--max-size", "1GB",
                  "--verify-on", SSH_DEVICE, "--cache", tmp_path / "cache", "--out", tmp_path / out)
         done = device_lab.run([sys.executable, "-m", "edgebert", *map(str, words)], timeout_s=600)
+        # A shared machine makes an emulator's clock jump: the finished file may be timed as slow after a trial was not.
+        assert done.returncode in (0, 7), done.stderr
         lines = (tmp_path / f"{out}.measured.jsonl").read_text().splitlines()
         return done, [BenchResult.from_json(line) for line in lines]
 
@@ -51,12 +53,11 @@ def test_a_wrong_profile_converges_on_the_emulated_device(device_lab, checkpoint
     assert plan["estimate"]["latency_ms"] == pytest.approx(whole.timing.p50_ns / 1e6, rel=1e-3), "priced as measured"
 
     tight, records = fit("tight", budget)
-    # A shared machine makes an emulator's clock jump: the finished file may be timed as too slow after a trial was not.
-    assert tight.returncode in (0, 7), tight.stderr
-    assert "round 1 on ssh:lab" in tight.stderr and "emulated: no latency of any device" in tight.stderr
+    said = " ".join(tight.stderr.split())
+    assert "round 1 on ssh:lab" in said and "emulated: no latency of any device" in said
     trials = records[:-1]
     assert len(trials) >= 2 and trials[0].timing.p50_ns / 1e6 > budget, "the profile's own plan is too slow there"
     assert min(record.timing.p50_ns for record in trials) / 1e6 <= budget
     plan = json.loads((tmp_path / "tight" / "plan.json").read_text())
     kept = sum(layer["heads"] + layer["ffn"] for layer in plan["layers"])
-    assert 0 < kept < 4 * (4 + 512)
+    assert 0 < kept < 4 * (4 + 256)
