@@ -31,13 +31,13 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqr
 
 @pytest.fixture(scope="module")
 def device_lab() -> Iterator[Lab]:
-    """An emulated device behind sshd and adbd. Skips where it cannot run, or was not built and this is no CI."""
+    """An emulated device behind sshd and adbd. Skips where it cannot run or was not built."""
     from tests.lab.build import build, is_built, lab_folder
     from tests.lab.lab import running, why_not
 
     if reason := why_not():
         pytest.skip(reason)
-    if not is_built(lab_folder()) and "CI" not in os.environ:
+    if not is_built(lab_folder()):
         pytest.skip("the device lab is not there: `make device-lab` builds it")
     with running(build(lab_folder())) as lab:
         yield lab
