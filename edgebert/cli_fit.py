@@ -77,7 +77,7 @@ def fit_device(
     teacher_epochs: options.TeacherEpochs = None,
     criterion: options.Criterion = options.Importance.obs,
     methods: Annotated[str, typer.Option(rich_help_panel=METHODS, help="Which may be used, where the tables say that "
-                       "they pay: vocabulary, refit, lowrank, embeddings, or all, or none.")] = "refit",
+                       "they pay: vocabulary, refit, stream, lowrank, embeddings, or all, or none.")] = "refit",
     corpus: options.Corpus = None,
     keep_languages: options.KeepLanguages = None,
     min_count: options.MinCount = None,

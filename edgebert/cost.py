@@ -113,8 +113,9 @@ def file_bytes(shape: EncoderShape, precision: Precision, runtime: str, length: 
                  + sum(block_bytes(block, kind, runtime, signatures) for block, kind in parts))
 
 
-def block_memory_mb(block: Block, row: CostRow, signatures: int = 1) -> float:
-    """Megabytes the block's parameters take in a running process, at its peak.
+def block_memory_mb(block: Block, row: CostRow, signatures: int = 1, stored: str = "") -> float:
+    """Megabytes the block's parameters take in a running process, at its peak. stored: their precision in the file where
+    it is not the row's.
 
     Word embeddings count apart, because a runtime may leave them in the mapped file and touch single rows. TFLite
     keeps a packed copy of the weights for every signature that is opened, beside the mapped file.
@@ -122,7 +123,7 @@ def block_memory_mb(block: Block, row: CostRow, signatures: int = 1) -> float:
     copies = row.table_copies if block.table else row.weight_copies
     if row.runtime == "tflite" and not block.table:
         copies += (signatures - 1) * max(0.0, copies - 1)
-    return copies * block_bytes(block, row.precision, row.runtime, signatures) / MB
+    return copies * block_bytes(block, stored or row.precision, row.runtime, signatures) / MB
 
 
 def memory_mb(parts: Sequence[Block], row: CostRow, signatures: int = 1) -> float:
@@ -173,23 +174,23 @@ def estimate(shape: EncoderShape, precision: Precision, profile: DeviceProfile, 
     """Predicted cost of the exported file on that device.
 
     length: the longest input, which the latency is for. signatures: how many lengths a TFLite file serves, each half
-    of the next.
+    of the next. Looking up words in 4 bits is taken to cost what it costs in 8.
     Raises UsageError where the profile lacks a cost row for a precision in use at this length, or length exceeds the
     positions.
     """
     if not 1 <= length <= shape.positions:
         raise UsageError(f"length {length} is outside 1 to {shape.positions}, the positions the model was made with")
-    parts = [(block, profile.row(runtime, kind, threads, length))
+    parts = [(block, profile.row(runtime, "int8" if kind == "int4" else kind, threads, length), kind)
              for block, kind in blocks(file_shape(shape, length, runtime, signatures), precision, length)]
-    used = {row.key: row for _, row in parts}.values()
+    used = {row.key: row for _, row, _ in parts}.values()
     base = parts[0][1]
-    streamed = max(0.0, sum(streamed_ms(block, row) for block, row in parts) - cached_ms(base))
-    latency = base.base_us / 1e3 + sum(block_latency_ms(block, row) for block, row in parts) + streamed
+    streamed = max(0.0, sum(streamed_ms(block, row) for block, row, _ in parts) - cached_ms(base))
+    latency = base.base_us / 1e3 + sum(block_latency_ms(block, row) for block, row, _ in parts) + streamed
     return Estimate(
         latency_ms=latency, percentile=percentile, tail_ms=latency * profile.tail(percentile),
         error_pct=max(row.error_pct for row in used),
-        memory_mb=(base.runtime_mb + sum(block_memory_mb(block, row, signatures) for block, row in parts)
-                   + max(arena_mb(block) for block, _ in parts)),
+        memory_mb=(base.runtime_mb + sum(block_memory_mb(block, row, signatures, kind) for block, row, kind in parts)
+                   + max(arena_mb(block) for block, *_ in parts)),
         file_bytes=file_bytes(shape, precision, runtime, length, signatures),
         macs=macs(shape, length), params=params(shape),
         provenance=max((row.provenance for row in used), key=_TRUST.index))

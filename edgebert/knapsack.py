@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 FRAME = -1
-"""The "layer" of embedding and head, which share one choice of precision."""
+"""The "layer" of embedding and head, which share one choice of precision, but for a word table in 4 bits."""
 
 _TIE = 1e-7
 _SCALE = 1e3  # limits become this number: the solver's tolerance of 1e-6 is then 1e-9 of each limit
@@ -35,7 +35,8 @@ class Option:
 
     last: the option of a layer that is the last one kept. streamed_ms: what it takes longer if the cache holds none of
     its weights; the frame's is less what the cache spares at most, so that the sum, where above 0, is added to the
-    latency. word_rank: of the embedding's options, 0 for a whole table.
+    latency. Of the frame's options, precision is the head's; word_rank: 0 for a whole table; words: the
+    precision of the word table.
     """
 
     layer: int
@@ -50,6 +51,7 @@ class Option:
     arena_mb: float
     streamed_ms: float
     word_rank: int = 0
+    words: str = ""
 
     @property
     def costs(self) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from edgebert.compress.embeddings import factor_word_table, word_frequencies
-from edgebert.compress.error_tables import Prefixes
+from edgebert.compress.error_tables import Prefixes, embedding_error
 from edgebert.compress.moments import second_moments
 from edgebert.compress.rank_tables import count_ranks, measure_ranks, with_ranks
 from edgebert.cutting import STREAM_ROWS, narrowed
@@ -21,6 +21,7 @@ from edgebert.spec import MATRICES, EncoderShape
 from edgebert.stages import CALIBRATION_ROWS, TABLE_ROWS, Workplace, calibration, weights_hash
 from edgebert.tables import ErrorTables
 from edgebert.train.batches import in_order
+from edgebert.train.fake_quant import fake_int4
 from edgebert.train.objectives import OBJECTIVES
 
 MOST_RANKS = 5
@@ -75,8 +76,8 @@ def word_levels(shape: EncoderShape) -> tuple[int, ...]:
     return tuple(sorted(rank for rank in levels if rank < min(shape.vocab, shape.embedding)))
 
 
-def tables_with_word_ranks(tables: ErrorTables, net: Encoder, material: Material, work: Workplace) -> ErrorTables:
-    """The tables with the error of storing the word table as a product of two, by rank."""
+def tables_with_embeddings(tables: ErrorTables, net: Encoder, material: Material, work: Workplace) -> ErrorTables:
+    """The tables with the error of storing the word table as a product of two, by rank, and of its rows in 4 bits."""
     levels = word_levels(net.shape)
     inputs = {"model": weights_hash(net), "data": material.data.sha256, "length": material.inputs.max_length,
               "levels": levels, "rows": TABLE_ROWS, "seed": work.seed}
@@ -84,15 +85,19 @@ def tables_with_word_ranks(tables: ErrorTables, net: Encoder, material: Material
     def make(out: Path, partial: Path) -> None:
         frequencies, errors = word_frequencies(material.train, net.shape.vocab), {}
         batches = list(in_order(material.train.sample(TABLE_ROWS, work.seed + 1), 64))
-        with work.reporter.stage("error tables of the word table", len(levels)) as tick, torch.no_grad():
+        with work.reporter.stage("error tables of the word table", len(levels) + 1) as tick, torch.no_grad():
             base = Prefixes(net.eval(), batches, OBJECTIVES[material.data.kind])
+            rounded = embedding_error(base, fake_int4)
+            tick(1)
             for rank in levels:
                 twin = factor_word_table(net, frequencies, rank)
                 errors[rank] = base.divergence(0, [twin.embed(batch.ids, batch.types) for batch in batches])
                 tick(1)
-        (out / "errors.json").write_text(json.dumps(errors), encoding="utf-8")
+        (out / "errors.json").write_text(json.dumps({"ranks": errors, "int4": rounded}), encoding="utf-8")
 
-    return replace(tables, word_ranks=work.cache.stage("word ranks", 1, inputs, make, _errors)[0])
+    found, _ = work.cache.stage("word ranks", 2, inputs, make,
+                                lambda entry: json.loads((entry / "errors.json").read_text()))
+    return replace(tables, word_ranks=_numbered(found["ranks"]), int4_embedding=found["int4"])
 
 
 def hidden_levels(shape: EncoderShape) -> tuple[int, ...]:
@@ -120,8 +125,9 @@ def tables_with_hidden(tables: ErrorTables, net: Encoder, material: Material, wo
                                     for batch in batches) / rows
         (out / "errors.json").write_text(json.dumps(errors), encoding="utf-8")
 
-    return replace(tables, hidden=work.cache.stage("hidden", 1, inputs, make, _errors)[0])
+    return replace(tables, hidden=work.cache.stage("hidden", 1, inputs, make, lambda entry: _numbered(
+        json.loads((entry / "errors.json").read_text())))[0])
 
 
-def _errors(entry: Path) -> dict[int, float]:
-    return {int(level): float(error) for level, error in json.loads((entry / "errors.json").read_text()).items()}
+def _numbered(errors: dict[str, float]) -> dict[int, float]:
+    return {int(level): float(error) for level, error in errors.items()}

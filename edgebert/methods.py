@@ -15,7 +15,7 @@ METHODS = {
     "refit": "after the cut, what is left takes over the work of what is gone, by least squares",
     "stream": "a narrower residual stream, turned to its principal components",
     "lowrank": "matrices stored as products of two, scores from fewer numbers (DRONE)",
-    "embeddings": "the word table stored as a product of two",
+    "embeddings": "the word table in 4 bits, or stored as a product of two",
 }
 """In the order in which they are applied; width and depth come between the first and the second."""
 
@@ -53,9 +53,10 @@ def why_searched(tables: ErrorTables, plan: CompressionPlan, options: tuple[Opti
         idle = (f"{factored} of the {len(forms)} forms that no other form beats are products; the best plan takes none" if
                 factored else "for each product of two a narrower or whole matrix is as fast and as exact")
         found.append("low rank: " + _worth(bool(used), where, idle, "lowrank", tables, plan, again))
-    if tables.word_ranks:
-        rank = plan.subnet.word_rank
-        found.append("embeddings: " + _worth(bool(rank), f"the word table has rank {rank}",
+    if tables.word_ranks or tables.int4_embedding is not None:
+        rank, bits = plan.subnet.word_rank, plan.precision.embedding == "int4"
+        how = "the word table is in 4 bits" if bits else f"the word table has rank {rank}"
+        found.append("embeddings: " + _worth(bits or bool(rank), how,
                                              "only bytes and memory would gain, and they are within the budget",
                                              "embeddings", tables, plan, again))
     return found

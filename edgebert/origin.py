@@ -11,7 +11,7 @@ from edgebert.compress.obs import CRITERION as OBS
 from edgebert.elastic_stages import elastic_of, sandwich
 from edgebert.errors import UsageError
 from edgebert.material import Material
-from edgebert.method_tables import tables_with_hidden, tables_with_ranks, tables_with_word_ranks
+from edgebert.method_tables import tables_with_embeddings, tables_with_hidden, tables_with_ranks
 from edgebert.modeling import Encoder
 from edgebert.request import FitRequest
 from edgebert.space import ElasticSpace
@@ -64,5 +64,8 @@ def origin_of(request: FitRequest, supernet: Supernet | None, material: Material
     if "stream" in request.methods:
         origin = replace(origin, tables=tables_with_hidden(origin.tables, origin.net, material, work))
     if "embeddings" in request.methods:
-        origin = replace(origin, tables=tables_with_word_ranks(origin.tables, origin.net, material, work))
+        tables = tables_with_embeddings(origin.tables, origin.net, material, work)
+        if request.tflite_compat:  # tflite-runtime 2.14.0 answers zeros for 4-bit files
+            tables = replace(tables, int4_embedding=None)
+        origin = replace(origin, tables=tables)
     return origin

@@ -32,10 +32,12 @@ def options_of(tables: ErrorTables, rows: dict[str, CostRow], length: int, signa
     source = cost.file_shape(tables.source, length, next(iter(rows.values())).runtime, signatures)
     source = replace(source, hidden=hidden or source.hidden)
     narrow = tables.hidden[hidden] if hidden else 0.0
-    found = undominated([_frame(replace(source, word_rank=rank), row,
-                                error + narrow + (tables.int8_embedding if name == "int8" else 0.0), length, signatures,
-                                rank)
-                         for rank, error in {0: 0.0, **tables.word_ranks}.items() for name, row in rows.items()])
+    tables_of_words = [(rank, name, error) for rank, error in {0: 0.0, **tables.word_ranks}.items() for name in rows]
+    if tables.int4_embedding is not None and "int8" in rows:
+        tables_of_words.append((0, "int4", 0.0))
+    found = undominated([_frame(replace(source, word_rank=rank), rows["int8" if words == "int4" else words],
+                                error + narrow + tables.embedding_error(words), length, signatures, rank, words)
+                         for rank, words, error in tables_of_words])
     token_0 = source.head == "sequence"
     prices: dict[tuple[Part, LayerSpec, bool, str], Price] = {}  # layers mostly look alike
 
@@ -78,16 +80,18 @@ def _product(sides: tuple[int, int]) -> int:
     return sides[0] * sides[1]
 
 
-def _frame(source: EncoderShape, row: CostRow, error: float, length: int, signatures: int, rank: int) -> Option:
-    """Embedding and head."""
+def _frame(source: EncoderShape, row: CostRow, error: float, length: int, signatures: int, rank: int,
+           words: str) -> Option:
+    """Embedding and head. words: precision of the word table, all else is of the row's."""
     ends = (*cost.embedding_blocks(source, length), cost.head_block(source, length))
-    size = cost.frame_bytes(row.runtime, row.precision, signatures) + sum(
-        cost.block_bytes(b, row.precision, row.runtime, signatures) for b in ends)
+    stored = [words if b.table else row.precision for b in ends]
+    size = cost.frame_bytes(row.runtime, words, signatures) + sum(
+        cost.block_bytes(b, kind, row.runtime, signatures) for b, kind in zip(ends, stored))
     return Option(FRAME, "frame", False, None, row.precision, error,
                   row.base_us / 1e3 + sum(cost.block_latency_ms(b, row) for b in ends),
-                  row.runtime_mb + sum(cost.block_memory_mb(b, row, signatures) for b in ends), size / cost.MB,
-                  max(cost.arena_mb(b) for b in ends),
-                  sum(cost.streamed_ms(b, row) for b in ends) - cost.cached_ms(row), rank)
+                  row.runtime_mb + sum(cost.block_memory_mb(b, row, signatures, kind) for b, kind in zip(ends, stored)),
+                  size / cost.MB, max(cost.arena_mb(b) for b in ends),
+                  sum(cost.streamed_ms(b, row) for b in ends) - cost.cached_ms(row), rank, words)
 
 
 def _price(source: EncoderShape, row: CostRow, part: Part, spec: LayerSpec, alone: bool, length: int,

@@ -214,6 +214,8 @@ def layer_rows(plan: CompressionPlan) -> list[charts.LayerRow]:
 def stored_lines(plan: CompressionPlan) -> tuple[str, ...]:
     """What is not stored whole: "layer 2: up rank 128, down rank 96"."""
     word = (f"word table: rank {plan.subnet.word_rank} of {plan.source.embedding}",) if plan.subnet.word_rank else ()
+    if plan.precision.embedding == "int4":
+        word += ("word table: rows in 4 bits",)
     if plan.subnet.hidden:
         word += (f"residual stream: {plan.subnet.hidden} of {plan.source.hidden} numbers, behind a projection",)
     return (*word, *(f"layer {index}: " + ", ".join([

@@ -59,8 +59,9 @@ def search(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime:
     runtime "auto" tries every runtime the profile has cost rows for and takes the lowest error, then the lowest
     latency. max_error limits the predicted error, in the tables' metric. precisions: what blocks may be stored in.
     signatures: how many lengths a TFLite file serves, which its size depends on.
-    Embedding and head share one precision, charged with the tables' int8_embedding. The budget's max_drop is not
-    used: it is in points of the task metric, which the additive model does not know.
+    Embedding and head share one precision, charged with the tables' int8_embedding; an int8 model's word table may be in
+    4 bits where the tables say what that costs. The budget's max_drop is not used: it is in points of the task metric,
+    which the additive model does not know.
     Raises Infeasible, with the nearest plan; UsageError where the profile has no cost row to plan with.
     """
     threads = threads or profile.threads
@@ -119,7 +120,7 @@ def _problem(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtim
     tail = profile.tail(budget.percentile)
     limits = {"latency_ms": None if budget.max_latency_ms is None else budget.max_latency_ms / tail,
               "memory_mb": budget.max_memory_mb, "size_mb": budget.max_size_mb, "error": max_error}
-    numbers = [tables.int8_embedding, *tables.word_ranks.values(), *tables.hidden.values()]
+    numbers = [tables.int8_embedding, tables.int4_embedding or 0.0, *tables.word_ranks.values(), *tables.hidden.values()]
     for e in tables.layers:
         numbers += [*e.heads.values(), *e.ffn.values(), e.drop, e.int8_attention, e.int8_ffn, *e.qk_dim.values()]
         numbers += [value for errors in e.ranks.values() for value in errors.values()]
@@ -161,7 +162,7 @@ def _plan(problem: _Problem, chosen: tuple[Option, ...], bound: Bound) -> Compre
     layers = tuple(_joined(attention[i].spec, ffn[i].spec) for i in kept)
     subnet = SubnetSpec(kept, layers, frame.word_rank, problem.hidden)
     precision = Precision(tuple(LayerPrecision(attention[i].precision, ffn[i].precision) for i in kept),
-                          frame.precision, frame.precision)
+                          frame.words, frame.precision)
     dropped = sum(errors.drop for i, errors in enumerate(tables.layers) if i not in attention)
     digest = hashlib.sha256(json.dumps(tables.to_json(), sort_keys=True).encode()).hexdigest()
     return CompressionPlan(

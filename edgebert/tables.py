@@ -75,8 +75,9 @@ class ErrorTables:
 
     metric: what an error is ("kl": mean KL divergence of the cut model's answer from the whole model's, in nats).
     head_order, neuron_order: per layer, indices from most to least important; a width keeps a prefix of them.
-    rows, length: how many training rows, cut to how many tokens, the errors were measured on. word_ranks: rank of the
-    word table -> error; hidden: width of a narrower residual stream -> error; empty where they were not measured.
+    rows, length: how many training rows, cut to how many tokens, the errors were measured on. int8_embedding,
+    int4_embedding: error of a word table in so many bits, the latter None where it was not measured. word_ranks: rank of
+    the word table -> error; hidden: width of a narrower residual stream -> error; empty where they were not measured.
     """
 
     source: EncoderShape
@@ -92,6 +93,7 @@ class ErrorTables:
     data_sha256: str
     word_ranks: dict[int, float] = field(default_factory=dict)
     hidden: dict[int, float] = field(default_factory=dict)
+    int4_embedding: float | None = None
 
     def __post_init__(self) -> None:
         count = len(self.source.layers)
@@ -116,7 +118,8 @@ class ErrorTables:
     def keeping(self, kept: tuple[int, ...]) -> ErrorTables:
         """Tables under which the best plan keeps exactly these layers: leaving out one of them costs more than all other
         cuts together, leaving out another one costs nothing."""
-        most = 1.0 + self.int8_embedding + sum(self.word_ranks.values()) + sum(self.hidden.values()) + sum(
+        frame = (self.int8_embedding, self.int4_embedding or 0.0, *self.word_ranks.values(), *self.hidden.values())
+        most = 1.0 + sum(frame) + sum(
             max(e.heads.values()) + max(e.ffn.values()) + e.int8_attention + e.int8_ffn + sum(e.qk_dim.values())
             + sum(sum(errors.values()) for errors in e.ranks.values()) for e in self.layers)
         return replace(self, layers=tuple(replace(errors, drop=most if i in kept else 0.0)
@@ -132,20 +135,31 @@ class ErrorTables:
             total += (stored.attention == "int8") * errors.int8_attention + (stored.ffn == "int8") * errors.int8_ffn
         word = self.word_ranks[subnet.word_rank] if subnet.word_rank else 0.0
         word += self.hidden[subnet.hidden] if subnet.hidden else 0.0
-        return total + word + (precision.embedding == "int8") * self.int8_embedding
+        return total + word + self.embedding_error(precision.embedding)
+
+    def embedding_error(self, precision: str) -> float:
+        """Error of a word table in that precision, of those the search knows."""
+        errors = {"fp32": 0.0, "int8": self.int8_embedding, "int4": self.int4_embedding}
+        if (error := errors[precision]) is None:
+            raise UsageError("error tables lack a word table in 4 bits: measure them with --methods embeddings")
+        return error
 
     def without(self, *methods: str) -> ErrorTables:
-        """The same tables with fewer choices; methods: "lowrank" (ranks and qk_dim), "embeddings" (word_ranks), "stream"
-        (hidden)."""
+        """The same tables with fewer choices; methods: "lowrank" (ranks and qk_dim), "embeddings" (word_ranks and
+        int4_embedding), "stream" (hidden)."""
         layers = self.layers
         if "lowrank" in methods:
             layers = tuple(replace(errors, ranks={}, qk_dim={}) for errors in layers)
         return replace(self, layers=layers, word_ranks={} if "embeddings" in methods else self.word_ranks,
+                       int4_embedding=None if "embeddings" in methods else self.int4_embedding,
                        hidden={} if "stream" in methods else self.hidden)
 
     def to_json(self) -> dict[str, Any]:
         layers = [errors.to_json() for errors in self.layers]
-        words = {name: _keyed(errors) for name in ("word_ranks", "hidden") if (errors := getattr(self, name))}
+        words: dict[str, Any] = {name: _keyed(errors) for name in ("word_ranks", "hidden")
+                                 if (errors := getattr(self, name))}
+        if self.int4_embedding is not None:
+            words["int4_embedding"] = self.int4_embedding
         return {"schema": SCHEMA, "source": self.source.to_json(), "metric": self.metric,
                 "criterion": self.criterion, "layers": layers, "int8_embedding": self.int8_embedding,
                 "head_order": [list(order) for order in self.head_order],
@@ -164,7 +178,8 @@ class ErrorTables:
                        float(value["int8_embedding"]), tuple(tuple(o) for o in value["head_order"]),
                        tuple(tuple(o) for o in value["neuron_order"]), int(value["rows"]), int(value["length"]),
                        value["model_sha256"], value["data_sha256"], _numbers(value.get("word_ranks", {})),
-                       _numbers(value.get("hidden", {})))
+                       _numbers(value.get("hidden", {})),
+                       float(value["int4_embedding"]) if "int4_embedding" in value else None)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"not a table of errors: {error}") from error
 

@@ -218,3 +218,32 @@ def test_real_sizes_plan_in_seconds(layers: int, hidden: int, ffn: int, seconds:
     plan = search(given, profile(), Budget(max_latency_ms=0.4 * whole.tail_ms), "onnx", 1, LENGTH)
     assert time.process_time() - start < seconds
     assert plan.estimate.tail_ms <= 0.4 * whole.tail_ms and abs(plan.bound.gap) < 1e-6
+
+
+def test_words_in_four_bits_are_taken_where_only_bytes_are_short() -> None:
+    plain = tables(3)
+    space = replace(plain, int4_embedding=plain.int8_embedding + 0.001, source=replace(plain.source, vocab=2000))
+    whole = search(space, profile(), Budget(), "onnx", length=LENGTH, precisions=("int8",))
+    assert whole.precision.embedding == "int8" and whole.precision.head == "int8"
+    saved = whole.estimate.file_bytes - cost.file_bytes(whole.shape, replace(whole.precision, embedding="int4"), "onnx",
+                                                        LENGTH)
+    assert 0 < saved < whole.estimate.file_bytes
+    limit = (whole.estimate.file_bytes - saved) / cost.MB
+    tight = search(space, profile(), Budget(max_size_mb=limit), "onnx", length=LENGTH, precisions=("int8",))
+    without = search(space.without("embeddings"), profile(), Budget(max_size_mb=limit), "onnx", length=LENGTH,
+                     precisions=("int8",))
+    assert tight.precision.embedding == "int4" and tight.subnet == whole.subnet
+    assert without.precision.embedding == "int8" and without.predicted_error > tight.predicted_error
+    assert tight.estimate.file_bytes == whole.estimate.file_bytes - saved
+    assert tight.estimate.latency_ms == whole.estimate.latency_ms
+    assert tight.estimate.memory_mb < whole.estimate.memory_mb
+    assert tight.predicted_error == pytest.approx(space.error_of(tight.subnet, tight.precision))
+    assert tight.predicted_error == pytest.approx(whole.predicted_error + 0.001)
+    assert CompressionPlan.loads(tight.dumps()) == tight
+    assert ErrorTables.from_json(space.to_json()) == space
+
+
+def test_words_in_four_bits_need_a_table() -> None:
+    plan = search(tables(3), profile(), Budget(), "onnx", length=LENGTH, precisions=("int8",))
+    with pytest.raises(UsageError, match="lack a word table in 4 bits"):
+        tables(3).error_of(plan.subnet, replace(plan.precision, embedding="int4"))

@@ -110,10 +110,15 @@ def measure_errors(net: Encoder, rows: Rows, scores: Importance, objective: Obje
                        len(rows), rows.ids.shape[1], model_sha256, data_sha256)
 
 
-def embedding_error(base: Prefixes) -> float:
-    """Error of int8 rows in the word embedding."""
+def int8_rows(table: Tensor) -> Tensor:
+    """[words, width] -> what int8 with one scale a row holds of it."""
+    return fake_int8(table, per_row=True)
+
+
+def embedding_error(base: Prefixes, rounded: Callable[[Tensor], Tensor] = int8_rows) -> float:
+    """Error of rounded rows in the word embedding. rounded: [words, width] -> what the file holds of it."""
     net = base.net
     twin = copy.copy(net)
     twin._modules = dict(net._modules)
-    twin.word = nn.Embedding.from_pretrained(fake_int8(net.word.weight, per_row=True))
+    twin.word = nn.Embedding.from_pretrained(rounded(net.word.weight))
     return base.divergence(0, [twin.embed(batch.ids, batch.types) for batch in base.batches])
