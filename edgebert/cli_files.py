@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -107,10 +108,11 @@ def bench(folder: Path, where: Where, threads: int | None, runs: int, max_second
 
 def _show(records: Sequence[BenchResult]) -> None:
     """The table, and what to know about it. Times of an emulator are not shown: they are no latency of any device."""
-    table = Table(title="golden: relative RMSE of the logits", title_justify="left")
+    table = Table(title="golden: relative RMSE of the logits", title_justify="left", box=box.SIMPLE_HEAD,
+                  padding=0)
     for name in ("file", "runtime", "tokens", "p50 ms", "p90 ms", "load ms", "peak MB", "golden"):
         words = name in ("file", "runtime")
-        table.add_column(name, overflow="fold", no_wrap=words, justify="left" if words else "right")
+        table.add_column(name, overflow="fold", no_wrap=not words, justify="left" if words else "right")
     for record in records:
         golden = "none" if record.golden is None else f"{record.golden.relative_rmse or float('nan'):.2g}"
         quoted = (record.latency_ms(50), record.latency_ms(90))  # None where the runs are too few to quote it
