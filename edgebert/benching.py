@@ -14,6 +14,7 @@ from edgebert.bundle import check_files, model_files, read_manifest
 from edgebert.device import load_profile
 from edgebert.errors import DeviceError, UsageError
 from edgebert.plan import CompressionPlan
+from edgebert.verifying import Measured, missed
 
 
 def bench(folder: Path, threads: int | None = None, runs: int = 200, device: str = "local", python: str | None = None,
@@ -71,11 +72,6 @@ def over_budget(folder: Path, records: Sequence[BenchResult]) -> list[str]:
     if emulated := [record.file_name for record in records if record.emulated]:
         raise DeviceError(f"{emulated[0]} ran on an emulator ({records[0].emulated}): only a real device can keep or "
                           "miss a budget; leave --check out")
-    budget = CompressionPlan.loads((Path(folder) / "plan.json").read_text(encoding="utf-8")).budget
-    misses = []
-    for record in records:
-        latency = (record.timing.p90_ns if budget.percentile == "p90" else record.timing.p50_ns) / 1e6
-        over = budget.exceeded(latency, (record.peak_rss_bytes or 0) / 1e6, record.file_bytes / 1e6)
-        misses += [f"{record.file_name}: measured {what} {value:.3g} {unit}, the budget is {limit:g} {unit}"
-                   for what, value, limit, unit in over]
-    return misses
+    plan = CompressionPlan.loads((Path(folder) / "plan.json").read_text(encoding="utf-8"))
+    return [f"{record.file_name}: {miss}" for record in records
+            for miss in missed(plan, Measured.of(record, plan.budget.percentile))]

@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--task")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--teacher-epochs", type=int)
-    parser.add_argument("--recover-steps", type=int, default=300)
+    parser.add_argument("--recover-steps", type=int, default=300, help="0: nothing is recovered")
     parser.add_argument("--profile", default="x86-laptop")
     parser.add_argument("--only", nargs="*", help="ways, by name")
     parser.add_argument("--seed", type=int, default=0)
@@ -145,8 +145,6 @@ def main() -> None:
     fresh = copy.deepcopy(material.checkpoint.net)
     teacher = teacher_of(material.checkpoint, material.data, material.train, asked.teacher_epochs, work)
     job = Job(teacher, lambda: copy.deepcopy(fresh), material, 1.0, load_profile(asked.profile), TEACHER, work)
-    lesson = replace(RECOVERY, epochs=asked.recover_steps / steps_per_epoch(material.train, RECOVERY.batch_size),
-                     seed=asked.seed)
     here = (material.data.name, asked.seed)
     done = {(line["way"], line["share"]) for line in written if (line["task"], line["seed"]) == here}
     length, rows = material.inputs.max_length, material.dev
@@ -186,6 +184,8 @@ def main() -> None:
             if way in wanted:
                 note(way, share, cut.net, seconds)
             if after in wanted:
+                epochs = asked.recover_steps / steps_per_epoch(material.train, RECOVERY.batch_size)
+                lesson = replace(RECOVERY, epochs=epochs, seed=asked.seed)
                 student = student_of(cut.net, cut.kept, teacher, material, lesson, work, cut.basis)
                 note(after, share, student, seconds, True)
 
