@@ -116,8 +116,9 @@ def show(lines: list[dict], picture: Path) -> None:
                 scale=alt.Scale(type="log", nice=False, padding=10)),
         y=alt.Y("dev:Q", title=f"{lines[0]['metric'].replace('_', ' ')} of the file on dev, points",
                 scale=alt.Scale(zero=False)),
-        color=alt.Color("way:N", title=None, sort=None, scale=alt.Scale(scheme="tableau20")),
-        strokeDash=alt.StrokeDash("recovered:N", title="recovered"))
+        color=alt.Color("way:N", title=None, sort=None, scale=alt.Scale(scheme="tableau20")))
+    if any(line["recovered"] for line in named):
+        marks = marks.encode(strokeDash=alt.StrokeDash("recovered:N", title="recovered"))
     title = f"{lines[0]['task']}: the teacher's file has {whole['onnx']:.1f} (ONNX) and {whole['tflite']:.1f} (TFLite)"
     marks.facet(column=alt.Column("runtime:N", title=None)).properties(title=title).save(str(picture))
 
