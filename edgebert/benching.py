@@ -10,7 +10,7 @@ from device_bench.child import bench_in_child
 from device_bench.errors import BenchError
 from device_bench.options import Options
 from device_bench.result import BenchResult
-from edgebert.bundle import check_files, model_files, read_manifest
+from edgebert.bundle import BrokenBundle, check_files, model_files, read_manifest
 from edgebert.device import load_profile
 from edgebert.errors import DeviceError, UsageError
 from edgebert.plan import CompressionPlan
@@ -64,6 +64,23 @@ def cores_of(affinity: str | None, profile: str | None, threads: int | None, fol
         return parse_mask(affinity) if affinity else None
     except BenchError as error:
         raise UsageError(str(error)) from error
+
+
+def kept_in(file: Path) -> Callable[[BenchResult], None]:
+    """What appends a record to that file, one line each."""
+    def keep(record: BenchResult) -> None:
+        with file.open("a", encoding="utf-8") as out:
+            out.write(record.to_json() + "\n")
+
+    return keep
+
+
+def require_golden(records: Sequence[BenchResult], device: str) -> None:
+    """Raises BrokenBundle for the first file that answers otherwise on the device than its golden rows say."""
+    for record in records:
+        if record.golden is not None and not record.golden.ok:
+            raise BrokenBundle(f"{record.file_name} differs from its golden logits on {device}: do not ship it with "
+                               f"{record.runtime} {record.runtime_version}")
 
 
 def over_budget(folder: Path, records: Sequence[BenchResult]) -> list[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from edgebert.cli_options import Clock
 from edgebert.errors import UsageError
 
 EXAMPLES = """Examples:
@@ -17,11 +17,6 @@ EXAMPLES = """Examples:
   edgebert compare bundle/model_qint8.onnx bundle/model_qint8.tflite --length 64
 
   edgebert compare bundle-before bundle-after --device ssh:pi@board.local --runs 662"""
-
-
-class Clock(StrEnum):
-    wall = "wall"
-    cpu = "cpu"
 
 
 def compare(a: Annotated[Path, typer.Argument(help="A bundle, or an .onnx or .tflite file.")],
@@ -39,7 +34,7 @@ def compare(a: Annotated[Path, typer.Argument(help="A bundle, or an .onnx or .tf
     from device_bench.affinity import parse_mask
     from device_bench.errors import BenchError
     from device_bench.options import Options
-    from edgebert.bundle import BrokenBundle
+    from edgebert.benching import require_golden
     from edgebert.comparing import compare as run
 
     try:
@@ -55,7 +50,4 @@ def compare(a: Annotated[Path, typer.Argument(help="A bundle, or an .onnx or .tf
         print(one.sentence())
         for reason in one.reasons():
             print(f"  not valid: {reason}")
-    records = [record for one in found for record in (one.a, one.b)]
-    wrong = [record.file_name for record in records if record.golden is not None and not record.golden.ok]
-    if wrong:
-        raise BrokenBundle(f"{wrong[0]} differs from its golden logits on {device}: do not ship it with this runtime")
+    require_golden([record for one in found for record in (one.a, one.b)], device)

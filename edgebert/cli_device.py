@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgebert.cli_options import Clock
 from edgebert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,11 +17,6 @@ if TYPE_CHECKING:
     from edgebert.device import DeviceProfile
     from edgebert.progress import Reporter
     from edgebert.sweeping import Kit
-
-
-class Clock(StrEnum):
-    wall = "wall"
-    cpu = "cpu"
 
 
 class Format(StrEnum):

@@ -80,8 +80,7 @@ def verify(folder: Path, as_json: bool) -> None:
 def bench(folder: Path, where: Where, threads: int | None, runs: int, max_seconds: float, check: bool,
           as_json: bool) -> None:
     from edgebert.benching import bench as time_bundle
-    from edgebert.benching import cores_of, over_budget
-    from edgebert.bundle import BrokenBundle
+    from edgebert.benching import cores_of, kept_in, over_budget, require_golden
 
     records: list[BenchResult] = []
 
@@ -90,8 +89,7 @@ def bench(folder: Path, where: Where, threads: int | None, runs: int, max_second
         if as_json:
             print(record.to_json(), flush=True)
         if where.out is not None:
-            with where.out.open("a", encoding="utf-8") as file:
-                file.write(record.to_json() + "\n")
+            kept_in(where.out)(record)
 
     cores = cores_of(where.affinity, where.profile, threads, folder)
     try:
@@ -99,9 +97,7 @@ def bench(folder: Path, where: Where, threads: int | None, runs: int, max_second
     finally:  # what a device had measured before it went away is shown
         if records and not as_json:
             _show(records)
-    if wrong := [record for record in records if record.golden is not None and not record.golden.ok]:
-        raise BrokenBundle(f"{wrong[0].file_name} differs from its golden logits on {where.device}: do not ship it with "
-                           f"{wrong[0].runtime} {wrong[0].runtime_version}")
+    require_golden(records, where.device)
     if check and (misses := over_budget(folder, records)):
         raise OverBudgetError("; ".join(misses))
 

@@ -59,8 +59,8 @@ def bench_native(folder: Annotated[Path, typer.Argument(help="A bundle.")],
                  as_json: Annotated[bool, typer.Option("--json", help="One record a line.")] = False) -> None:
     """Time a bundle's files on a device without Python."""
     from device_bench.options import Options
-    from edgebert.benching import cores_of
-    from edgebert.bundle import BrokenBundle, check_files, model_files, read_manifest
+    from edgebert.benching import cores_of, require_golden
+    from edgebert.bundle import check_files, model_files, read_manifest
     from edgebert.plan import CompressionPlan
     from edgebert.remote import open_device
     from edgebert.remote.native import NativeParts, bench_native_on, benchmark_model_on
@@ -76,9 +76,7 @@ def bench_native(folder: Annotated[Path, typer.Argument(help="A bundle.")],
         parts = NativeParts(runner, library, libc)
         for record in bench_native_on(open_device(device), files[".onnx"], parts, options):
             print(record.to_json()) if as_json else _show_records([record])
-            if record.golden is not None and not record.golden.ok:
-                raise BrokenBundle(f"{record.file_name} differs from its golden logits on {device}: do not ship it with "
-                                   f"{record.runtime} {record.runtime_version}")
+            require_golden([record], device)
     if benchmark_model is not None:
         for found in benchmark_model_on(open_device(device), files[".tflite"], benchmark_model, options):
             print(json.dumps(vars(found))) if as_json else _show_tool(found)

@@ -31,6 +31,11 @@ class Runtime(StrEnum):
     tflite = "tflite"
 
 
+class Clock(StrEnum):
+    wall = "wall"
+    cpu = "cpu"
+
+
 Model = Annotated[str | None, typer.Option("--model", "-m", rich_help_panel=INPUT, help="Hugging Face folder or hub id. "
                                            "Default: all-MiniLM-L6-v2 from the `demo` extra.")]
 Task = Annotated[str | None, typer.Option(rich_help_panel=INPUT, help="A demo task: snips (default) or clinc150.")]

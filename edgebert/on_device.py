@@ -10,9 +10,7 @@ import torch
 
 from device_bench.affinity import parse_mask
 from device_bench.options import Options
-from device_bench.result import BenchResult
-from edgebert.benching import bench
-from edgebert.bundle import BrokenBundle
+from edgebert.benching import bench, kept_in, require_golden
 from edgebert.device import DeviceProfile
 from edgebert.material import Material
 from edgebert.modeling import Encoder
@@ -58,10 +56,7 @@ def missed_there(request: FitRequest) -> list[str]:
     plan = CompressionPlan.loads((request.out / "plan.json").read_text(encoding="utf-8"))
     records = bench(request.out, runs=RUNS, device=request.verify_on, cores=cores_for(plan, request.profile),
                     keep=kept_in(records_file(request)))
-    for record in records:
-        if record.golden is not None and not record.golden.ok:
-            raise BrokenBundle(f"{record.file_name} does not reproduce golden.json on {request.verify_on} under "
-                               f"{record.runtime} {record.runtime_version}: do not ship it with this runtime")
+    require_golden(records, request.verify_on)
     return [f"{record.file_name} on {request.verify_on}: {miss}" for record in records
             for miss in missed(plan, Measured.of(record, plan.budget.percentile))]
 
@@ -75,12 +70,3 @@ def cores_for(plan: CompressionPlan, profile: DeviceProfile) -> tuple[int, ...] 
 def records_file(request: FitRequest) -> Path:
     """Where what was measured on the device is kept, whatever becomes of the bundle."""
     return request.out.with_name(f"{request.out.name}.measured.jsonl")
-
-
-def kept_in(file: Path) -> Callable[[BenchResult], None]:
-    """Appends a record, one line each."""
-    def keep(record: BenchResult) -> None:
-        with file.open("a", encoding="utf-8") as out:
-            out.write(record.to_json() + "\n")
-
-    return keep

@@ -8,10 +8,11 @@ device refuses.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from device_bench.result import BenchResult
 from edgebert import cost
+from edgebert.derive import KINDS
 from edgebert.device import CostRow, DeviceProfile
 from edgebert.errors import OverBudgetError
 from edgebert.plan import CompressionPlan
@@ -134,6 +135,5 @@ def corrected(profile: DeviceProfile, plan: CompressionPlan, found: Measured) ->
 
 
 def _scaled(row: CostRow, factor: float, extra_mb: float, note: str) -> CostRow:
-    times = {f.name: getattr(row, f.name) * factor for f in fields(row)
-             if f.name.endswith("_us") or f.name.startswith("ns_")}
+    times = {name: getattr(row, name) * factor for name in KINDS}
     return replace(row, **times, runtime_mb=max(0.0, row.runtime_mb + extra_mb), source=row.source + note)

@@ -72,8 +72,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=default_cache())
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
-    request = RunRequest(task=asked.task, data=asked.data, seed=asked.seed,
-                             teacher_epochs=asked.teacher_epochs)
+    request = RunRequest(task=asked.task, data=asked.data, seed=asked.seed, teacher_epochs=asked.teacher_epochs)
     reporter = Reporter()
     work = Workplace(Cache(asked.cache), reporter, asked.seed)
     material = gather(request, reporter)

@@ -174,7 +174,7 @@ def main() -> None:
     torch.set_num_threads(1)
     reporter = Reporter()
     material = gather(RunRequest(task=asked.task, data=asked.data, seed=asked.seed,
-                                     teacher_epochs=asked.teacher_epochs), reporter)
+                                 teacher_epochs=asked.teacher_epochs), reporter)
     work = Workplace(Cache(asked.cache), reporter, asked.seed)
     net = teacher_of(material.checkpoint, material.data, material.train, asked.teacher_epochs, work).eval()
     dev = material.dev.sample(asked.dev_rows, asked.seed)

@@ -50,8 +50,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=default_cache())
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
-    request = RunRequest(task=asked.task, data=asked.data, seed=asked.seed,
-                             teacher_epochs=asked.teacher_epochs)
+    request = RunRequest(task=asked.task, data=asked.data, seed=asked.seed, teacher_epochs=asked.teacher_epochs)
     reporter, cache = Reporter(), Cache(asked.cache)
     whole = gather(request, reporter, cache)
     teacher = teacher_of(whole.checkpoint, whole.data, whole.train, asked.teacher_epochs,

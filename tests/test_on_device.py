@@ -9,6 +9,7 @@ import pytest
 
 from device_bench.result import BenchResult
 from edgebert.cache import Cache
+from edgebert.derive import KINDS
 from edgebert.device import Budget, DeviceProfile, load_profile
 from edgebert.errors import OverBudgetError, UsageError
 from edgebert.pipeline import fit_device
@@ -21,9 +22,7 @@ from tests.test_pipeline import write_task
 def wrong(factor: float) -> DeviceProfile:
     """A profile whose latencies are off by that factor."""
     right = load_profile("x86-laptop")
-    times = ("base_us", "op_us", "ns_per_mac", "ns_per_score_mac", "ns_per_score", "ns_per_inner", "ns_per_stream",
-             "ns_per_weight_byte")
-    return replace(right, affinity=(), rows=tuple(replace(row, **{name: getattr(row, name) * factor for name in times})
+    return replace(right, affinity=(), rows=tuple(replace(row, **{name: getattr(row, name) * factor for name in KINDS})
                                                   for row in right.rows))
 
 

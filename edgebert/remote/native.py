@@ -13,11 +13,10 @@ from device_bench.inputs import DEFAULT_BOUND, Golden, find_golden
 from device_bench.native.build import LOADER
 from device_bench.options import Options
 from device_bench.result import BenchResult
-from edgebert.bundle import file_sha256
-from edgebert.errors import DeviceError, EdgeBertError, UsageError
+from edgebert.errors import DeviceError, UsageError
 from edgebert.interop.benchmark_model import BenchmarkModel, check_signature, parse_benchmark_model
 from edgebert.remote.processes import Done
-from edgebert.remote.timing import OPENING_S
+from edgebert.remote.timing import OPENING_S, failed, record_in
 from edgebert.remote.workspace import Device, Place
 
 RUNNER, LIBRARY, LIBC, GOLDEN, TOOL = "bench_onnx", "libonnxruntime.so", "libc", "golden.txt", "benchmark_model"
@@ -128,17 +127,9 @@ def _bench_one(place: Place, start: Sequence[str], path: Path, flags: Sequence[s
             place.push(text, GOLDEN)
         words += ["--golden", GOLDEN]
     done = place.run([*words, f"./{path.name}"], OPENING_S + 2 * options.max_seconds)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if not lines:
-        raise _failed(place, path.name, done)
-    try:
-        record = BenchResult.from_json(lines[-1])
-    except ValueError as error:
-        raise DeviceError(f"{place.link.name} answers something that is no timing of {path.name} ({error}); build the "
-                          "runner again with this version") from error
-    if (record.file_name, record.sha256) != (path.name, file_sha256(path)):
-        raise DeviceError(f"{place.link.name} timed another file than {path.name}: its disk or memory may be bad")
-    return record
+    if done.exit_code:
+        _require_started(done, place.link.name)
+    return record_in(done, place.link.name, path, "build the runner again with this version")
 
 
 def _golden(path: Path) -> Golden | None:
@@ -148,19 +139,12 @@ def _golden(path: Path) -> Golden | None:
         raise UsageError(str(error)) from error
 
 
-def _failed(place: Place, what: str, done: Done) -> EdgeBertError:
-    """The error for a program that ended without a result; its own sentence says what to do."""
-    words = done.last_words.removeprefix("bench: ")
-    device = place.link.name
+def _require_started(done: Done, device: str) -> None:
+    """Raises DeviceError where the device could not start the program at all."""
     if done.exit_code in (126, 127) or "Exec format error" in done.stderr or "not executable" in done.stderr:
-        return DeviceError(f"{device} cannot start the program ({words or 'no reason given'}): it must be built for that "
-                           "device's processor; on Android and other systems without glibc give --libc too")
-    if done.exit_code > 128:
-        return DeviceError(f"{device}: {what} was killed by signal {done.exit_code - 128}: too little memory, or the "
-                           "runtime crashed; try a smaller model or another version of the runtime")
-    if done.exit_code == UsageError.exit_code and words:
-        return UsageError(f"{device}: {words}")
-    return DeviceError(f"{device}: {what}: {words or 'no answer'}")
+        words = done.last_words.removeprefix("bench: ")
+        raise DeviceError(f"{device} cannot start the program ({words or 'no reason given'}): it must be built for that "
+                          "device's processor; on Android and other systems without glibc give --libc too")
 
 
 def benchmark_model_on(device: Device, paths: Sequence[Path], tool: Path, options: Options) -> tuple[BenchmarkModel, ...]:
@@ -185,7 +169,8 @@ def benchmark_model_on(device: Device, paths: Sequence[Path], tool: Path, option
             done = place.run([*flags.before, f"./{TOOL}", f"--graph=./{path.name}", *flags.after],
                              OPENING_S + 2 * options.max_seconds)
             if done.exit_code:
-                raise _failed(place, path.name, done)
+                _require_started(done, device.name)
+                raise failed(device.name, path.name, done)
             try:
                 found.append(parse_benchmark_model(done.stdout + "\n" + done.stderr))
                 if options.length is not None:

@@ -58,17 +58,23 @@ def _bench_one(place: Place, python: str, path: Path, options: Options) -> Bench
         place.push(golden, GOLDEN_NAME)
     spent_s = 2 * options.max_seconds + options.cool_down + 60 * (options.sustained or 0)
     done = place.run([python, BENCH, *options.to_arguments(), "--", path.name], OPENING_S + spent_s)
+    record = record_in(done, place.link.name, path, f"log in and see what `{python}` prints")
+    place.run(["rm", "-f", f"./{path.name}", GOLDEN_NAME], OPENING_S)  # of the next file there may be no golden.json
+    return record
+
+
+def record_in(done: Done, device: str, path: Path, advice: str) -> BenchResult:
+    """The record of `path` that a benchmark printed. Raises what `failed` gives where there is none, DeviceError with
+    `advice` for what is no record, and DeviceError for that of another file."""
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
-        raise failed(place.link.name, path.name, done)
+        raise failed(device, path.name, done)
     try:
         record = BenchResult.from_json(lines[-1])
     except ValueError as error:
-        raise DeviceError(f"{place.link.name} answers something that is no timing of {path.name} ({error}); log in "
-                          f"and see what `{python}` prints") from error
+        raise DeviceError(f"{device} answers something that is no timing of {path.name} ({error}); {advice}") from error
     if (record.file_name, record.sha256) != (path.name, file_sha256(path)):
-        raise DeviceError(f"{place.link.name} timed another file than {path.name}: its disk or memory may be bad")
-    place.run(["rm", "-f", f"./{path.name}", GOLDEN_NAME], OPENING_S)  # of the next file there may be no golden.json
+        raise DeviceError(f"{device} timed another file than {path.name}: its disk or memory may be bad")
     return record
 
 
@@ -163,11 +169,11 @@ def _push_archive(place: Place, python: str, files: Sequence[Path]) -> None:
 
 
 def failed(device: str, what: str, done: Done) -> EdgeBertError:
-    """The error for a bench.pyz that ended without a result; its own sentence says what to do."""
+    """The error for a benchmark that ended without a result; its own sentence says what to do."""
     words = done.last_words.removeprefix("bench: ")
     if done.exit_code > 128:
         return DeviceError(f"{device}: {what} was killed by signal {done.exit_code - 128}: too little memory, or the "
-                           "runtime crashed; try a smaller model or another --runtime")
+                           "runtime crashed; try a smaller model, another runtime or another version of it")
     if done.exit_code == UsageError.exit_code and words:
         return UsageError(f"{device}: {words}")
     return DeviceError(f"{device}: {what}: {words or 'no answer'}")
