@@ -68,9 +68,9 @@ class Precision:
         return parts.pop() if len(parts) == 1 else "mixed"
 
 
-def _refuse_unknown(value: str, known: tuple[str, ...]) -> None:
+def _refuse_unknown(value: str, known: tuple[str, ...], what: str = "precision") -> None:
     if value not in known:
-        raise ValueError(f"unknown precision '{value}', choose from {', '.join(known)}")
+        raise ValueError(f"unknown {what} '{value}', choose from {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,35 @@ class InputSpec:
         return ("input_ids", "attention_mask") + (("token_type_ids",) if self.token_types else ())
 
 
+OPSETS = range(17, 24)
+"""Versions of the standard ONNX operators that files can be written for: LayerNormalization came with the first."""
+
+
+@dataclass(frozen=True)
+class OnnxForm:
+    """What an ONNX file looks like from outside; its numbers do not depend on it. Raises ValueError.
+
+    integers: type of the inputs, "int32" or, for programs that feed nothing else (transformers.js), "int64". fixed: one
+    row of exactly the longest length instead of any batch of any length, for compilers that refuse free dimensions.
+    opset: of OPSETS; None for 20, or 21 where 4-bit constants need it.
+    """
+
+    integers: str = "int32"
+    fixed: bool = False
+    opset: int | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_unknown(self.integers, ("int32", "int64"), "type of inputs")
+        if self.opset is not None and self.opset not in OPSETS:
+            raise ValueError(f"opset {self.opset}: choose {OPSETS[0]} to {OPSETS[-1]}")
+
+
+ANY_FORM = OnnxForm()
+
+
 @dataclass(frozen=True)
 class Artifact:
-    """One exported file. format: "onnx" or "tflite"."""
+    """One exported file. format: "onnx" or "tflite". fixed: an ONNX file of one row and one length."""
 
     path: Path
     format: str
@@ -104,12 +130,18 @@ class Artifact:
     inputs: InputSpec
     sha256: str
     file_bytes: int
+    fixed: bool = False
 
     @classmethod
-    def of(cls, path: Path, format: str, precision: str, inputs: InputSpec) -> Artifact:
+    def of(cls, path: Path, format: str, precision: str, inputs: InputSpec, fixed: bool = False) -> Artifact:
         """Hashes and measures the file at `path`."""
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return cls(path, format, precision, inputs, digest, path.stat().st_size)
+        return cls(path, format, precision, inputs, digest, path.stat().st_size, fixed)
+
+    @property
+    def any_length(self) -> bool:
+        """Takes any batch of any length up to the longest, instead of one row of one of `inputs.lengths`."""
+        return self.format == "onnx" and not self.fixed
 
 
 class ExportError(RuntimeError):

@@ -18,12 +18,13 @@ A matrix that the network stores as a product of two (it has a `rank`, `first` a
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exporters.artifact import Artifact, ExportError, InputSpec, Precision
+from exporters.artifact import ANY_FORM, Artifact, ExportError, InputSpec, OnnxForm, Precision
 from exporters.onnx_graph import Graph
 from exporters.onnx_quantize import linear, lookup
 
@@ -31,12 +32,26 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FORMAT_VERSION = "1"
-HEAD_OPERATIONS = {"tanh": "Tanh", "relu": "Relu", "gelu": "Gelu"}
+HEAD_OPERATIONS = {"tanh": "Tanh", "relu": "Relu"}
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Length and batch of the input. vector: the tensor (L, B). known: the two where the file is for those alone."""
+
+    vector: str
+    known: tuple[int, int] | None = None
+
+    def then(self, graph: Graph, *rest: int) -> str:
+        """The tensor (L, B, *rest)."""
+        if self.known:
+            return graph.ints(*self.known, *rest)
+        return graph.op("Concat", self.vector, graph.ints(*rest), axis=0)
 
 
 def export_onnx(net: nn.Module, path: Path, inputs: InputSpec, precision: Precision,
-                metadata: dict[str, str] | None = None) -> Artifact:
-    """Writes `net` to `path`: int32 inputs [batch, length] with length up to inputs.max_length, and float32
+                metadata: dict[str, str] | None = None, form: OnnxForm = ANY_FORM) -> Artifact:
+    """Writes `net` to `path`: integer inputs [batch, length] with length up to inputs.max_length, and float32
     `logits` [batch, labels], or [batch, length, labels] of a network without a pooler, whose classifier reads every
     token. Every row needs at least one 1 in its mask.
 
@@ -45,22 +60,23 @@ def export_onnx(net: nn.Module, path: Path, inputs: InputSpec, precision: Precis
             max_length and token_types.
 
     Raises:
-        ExportError: the precision or the lengths do not fit the network, or a weight is not finite.
+        ExportError: the precision, the lengths or the opset do not fit the network, or a weight is not finite.
         OSError: the file cannot be written; nothing is left behind.
     """
     path = Path(path)
     _refuse_misfits(net, path, inputs, precision)
-    graph = Graph()
+    graph = Graph(form)
     logits = _encoder(graph, net, inputs, precision)
-    answers = ("batch",) if net.pooler is not None else ("batch", "length")
+    rows = (1, inputs.max_length) if form.fixed else ("batch", "length")
     model = graph.model(
-        {name: ("batch", "length") for name in inputs.names},
-        {"logits": (logits, (*answers, net.classifier.out_features))},
+        {name: rows for name in inputs.names},
+        {"logits": (logits, (*(rows if net.pooler is None else rows[:1]), net.classifier.out_features))},
         {f"edgebert.{key}": value for key, value in {
             **(metadata or {}), "format_version": FORMAT_VERSION, "precision": precision.name,
             "max_length": str(inputs.max_length), "token_types": str(inputs.token_types).lower()}.items()})
     write_model(model, path)
-    return Artifact.of(path, "onnx", precision.name, inputs)
+    taken = replace(inputs, lengths=inputs.lengths[-1:]) if form.fixed else inputs
+    return Artifact.of(path, "onnx", precision.name, taken, form.fixed)
 
 
 def _refuse_misfits(net: nn.Module, path: Path, inputs: InputSpec, precision: Precision) -> None:
@@ -93,10 +109,12 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 def _encoder(graph: Graph, net: nn.Module, inputs: InputSpec, precision: Precision) -> str:
     """Adds the whole network and returns the name of the logits."""
-    shape = graph.op("Shape", "input_ids")
-    batch = graph.op("Slice", shape, graph.ints(0), graph.ints(1))
-    length = graph.op("Slice", shape, graph.ints(1), graph.ints(2))
-    sizes = graph.op("Concat", length, batch, axis=0)
+    length, sizes = None, Sizes("", (inputs.max_length, 1))
+    if not graph.form.fixed:
+        shape = graph.op("Shape", "input_ids")
+        batch = graph.op("Slice", shape, graph.ints(0), graph.ints(1))
+        length = graph.op("Slice", shape, graph.ints(1), graph.ints(2))
+        sizes = Sizes(graph.op("Concat", length, batch, axis=0))
     graph.scope = "embedding."
     x = embedding(graph, net, length, inputs, precision)
     bias = _attention_bias(graph, float(net.mask_bias))
@@ -107,16 +125,17 @@ def _encoder(graph: Graph, net: nn.Module, inputs: InputSpec, precision: Precisi
         x = ffn(graph, layer, x, widths.ffn, name)
     graph.scope = "head."
     if net.pooler is not None:
-        x = graph.op(HEAD_OPERATIONS[net.head_activation], dense(graph, x, net.pooler, "pooler", precision.head))
+        x = dense(graph, x, net.pooler, "pooler", precision.head)
+        x = graph.gelu(x) if net.head_activation == "gelu" else graph.op(HEAD_OPERATIONS[net.head_activation], x)
         return dense(graph, x, net.classifier, "classifier", precision.head)
     logits = dense(graph, x, net.classifier, "classifier", precision.head)
-    tokens = graph.op("Reshape", logits, graph.op("Concat", sizes, graph.ints(net.classifier.out_features), axis=0))
+    tokens = graph.op("Reshape", logits, sizes.then(graph, net.classifier.out_features))
     return graph.op("Transpose", tokens, perm=(1, 0, 2))
 
 
-def embedding(graph: Graph, net: nn.Module, length: str, inputs: InputSpec, precision: Precision) -> str:
+def embedding(graph: Graph, net: nn.Module, length: str | None, inputs: InputSpec, precision: Precision) -> str:
     """Normalised and projected embeddings [L * B, H]. The position table is cut to the lengths that the file serves.
-    length: a vector of one number."""
+    length: a vector of one number, None where it is always the longest."""
     positions, types = _array(net.position.weight)[: inputs.max_length, None], _array(net.token_type.weight)
     ids = graph.op("Transpose", "input_ids", perm=(1, 0))
     x = lookup(graph, ids, _array(net.word.weight), "word", precision.rows)
@@ -128,7 +147,7 @@ def embedding(graph: Graph, net: nn.Module, length: str, inputs: InputSpec, prec
     else:
         positions = positions + types[0]
     table = graph.weight("position.weight", positions)
-    x = graph.op("Add", x, graph.op("Slice", table, graph.ints(0), length, graph.ints(0)))
+    x = graph.op("Add", x, graph.op("Slice", table, graph.ints(0), length, graph.ints(0)) if length else table)
     x = graph.op("Reshape", norm(graph, x, net.embedding_norm, "embedding_norm"),
                  graph.ints(-1, positions.shape[-1]))
     return x if net.projection is None else dense(graph, x, net.projection, "projection", precision.projection)
@@ -142,12 +161,10 @@ def _attention_bias(graph: Graph, mask_bias: float) -> str:
     return graph.op("Unsqueeze", graph.op("Mul", absent, graph.scalar(mask_bias)), graph.ints(1))
 
 
-def attention(graph: Graph, layer: nn.Module, x: str, bias: str, sizes: str, precision: str, name: str) -> str:
-    """Attention, residual and norm on all tokens: x [L * B, H], bias [B, 1, L] -> [L * B, H]. sizes is the vector
-    (L, B)."""
+def attention(graph: Graph, layer: nn.Module, x: str, bias: str, sizes: Sizes, precision: str, name: str) -> str:
+    """Attention, residual and norm on all tokens: x [L * B, H], bias [B, 1, L] -> [L * B, H]."""
     def by_head(y: str, width: int, perm: tuple[int, ...]) -> str:
-        split = graph.op("Concat", sizes, graph.ints(layer.heads, width), axis=0)
-        return graph.op("Transpose", graph.op("Reshape", y, split), perm=perm)
+        return graph.op("Transpose", graph.op("Reshape", y, sizes.then(graph, layer.heads, width)), perm=perm)
 
     # Three products on all tokens; one product for the three measured the same speed.
     query = _query(graph, layer, x, precision, name)
@@ -166,14 +183,14 @@ def _query(graph: Graph, layer: nn.Module, x: str, precision: str, name: str) ->
     return _product(graph, x, layer.query, _array(layer.query.bias) * np.float32(scale), f"{name}query", precision, scale)
 
 
-def last_attention(graph: Graph, layer: nn.Module, x: str, bias: str, sizes: str, precision: str, name: str) -> str:
+def last_attention(graph: Graph, layer: nn.Module, x: str, bias: str, sizes: Sizes, precision: str, name: str) -> str:
     """`attention` for token 0: x [L * B, H] -> [B, H].
 
     The query [B, heads * d] is laid out as one row per head, zero outside that head, so that the key and
     value weights stay plain matrices: [B, heads, heads * d] @ Wk^T -> [B, heads, H], and back the same way.
     """
     hidden = layer.query.in_features
-    tokens = graph.op("Reshape", x, graph.op("Concat", sizes, graph.ints(hidden), axis=0))
+    tokens = graph.op("Reshape", x, sizes.then(graph, hidden))
     first = graph.op("Gather", tokens, graph.weight("token_0", np.array(0, np.int64)), axis=0)
     own = _own_head(graph, layer.heads, layer.head_dim, f"{name}own_head")
     scored = own if layer.qk_dim == layer.head_dim else _own_head(graph, layer.heads, layer.qk_dim, f"{name}own_scored")
@@ -202,7 +219,7 @@ def _attended(graph: Graph, layer: nn.Module, x: str, context: str, precision: s
 
 def ffn(graph: Graph, layer: nn.Module, x: str, precision: str, name: str) -> str:
     """Up, GELU, down, residual and norm: x [N, H] -> [N, H]."""
-    inner = graph.op("Gelu", dense(graph, x, layer.up, f"{name}up", precision))
+    inner = graph.gelu(dense(graph, x, layer.up, f"{name}up", precision))
     y = dense(graph, inner, layer.down, f"{name}down", precision)
     return norm(graph, graph.op("Add", y, x), layer.ffn_norm, f"{name}ffn_norm")
 

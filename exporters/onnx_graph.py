@@ -1,18 +1,21 @@
 """A small ONNX graph writer: named weights, operations, one model at the end. Knows nothing of encoders.
 
-Files are opset 20 (the first with Gelu) and IR version 9; onnxruntime 1.18 and 1.31 were tried and load them. With 4-bit
-constants they are opset 21 and IR version 10, the first that have them; onnxruntime 1.20 and 1.31 were tried.
-Only operators of the standard domain are written; what a runtime fuses is its own affair.
+Files are opset 20 (the first with Gelu), or 21 with 4-bit constants (the first that has them), unless another is asked
+for; onnxruntime 1.18 and 1.31 were tried with the one, 1.20 and 1.31 with the other. The IR version is the one that came
+with the opset. Only operators of the standard domain are written; what a runtime fuses is its own affair.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-OPSET, INT4_OPSET = 20, 21
-IR_VERSION, INT4_IR_VERSION = 9, 10
+from exporters.artifact import ANY_FORM, ExportError, OnnxForm
+
+GELU_OPSET, INT4_OPSET = 20, 21
+BITWISE_OPSET = 18
 
 
 class Graph:
@@ -21,7 +24,8 @@ class Graph:
     `scope` is put before the names of new operations, so that a profile says which layer a node belongs to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, form: OnnxForm = ANY_FORM) -> None:
+        self.form = form
         self.scope = ""
         self.weights: dict[str, np.ndarray] = {}
         self._int4: set[str] = set()
@@ -66,24 +70,45 @@ class Graph:
             self._made[key] = names
         return self._made[key]
 
+    def gelu(self, x: str) -> str:
+        """x times the normal distribution's share below x: one operator, or its parts where the opset has none (runtimes
+        know that pattern and fuse it)."""
+        if self.form.opset is None or self.form.opset >= GELU_OPSET:
+            return self.op("Gelu", x)
+        erf = self.op("Erf", self.op("Div", x, self.scalar(math.sqrt(2))))
+        return self.op("Mul", self.op("Mul", x, self.op("Add", erf, self.scalar(1.0))), self.scalar(0.5))
+
+    def _opset(self) -> int:
+        """What the file is written for. Raises ExportError where what was asked for lacks an operator that is used."""
+        needed = INT4_OPSET if self._int4 else BITWISE_OPSET if any(n.op_type == "BitwiseAnd" for n in self._nodes) else 0
+        if self.form.opset is None:
+            return max(needed, GELU_OPSET)
+        if self.form.opset < needed:
+            raise ExportError(f"opset {self.form.opset} has no 4-bit {'constants' if self._int4 else 'operators'}; ask "
+                              f"for opset {needed} or later, or for int8")
+        return self.form.opset
+
     def model(self, inputs: dict[str, tuple], outputs: dict[str, tuple[str, tuple]],
               metadata: dict[str, str], floats: tuple[str, ...] = ()) -> Any:
         """The checked ModelProto.
 
         Args:
-            inputs: name -> dimensions (a str is a free one); int32 but for those named in `floats`.
+            inputs: name -> dimensions (a str is a free one); integers but for those named in `floats`.
             outputs: name -> (tensor computed so far, dimensions); all float32.
             metadata: goes to metadata_props as it is.
 
         Raises:
+            ExportError: the form's opset is too old.
             onnx.checker.ValidationError, onnx.shape_inference.InferenceError: the graph is not valid ONNX.
         """
         import onnx
         from onnx import TensorProto, helper
 
+        whole = TensorProto.INT64 if self.form.integers == "int64" else TensorProto.INT32
+
         def values(dims: dict[str, tuple], integers: bool) -> list[Any]:
             return [helper.make_tensor_value_info(
-                name, TensorProto.INT32 if integers and name not in floats else TensorProto.FLOAT, one)
+                name, whole if integers and name not in floats else TensorProto.FLOAT, one)
                 for name, one in dims.items()]
 
         renamed = [helper.make_node("Identity", [tensor], [name], name=name)
@@ -93,8 +118,8 @@ class Graph:
             values(inputs, integers=True),
             values({name: dims for name, (_, dims) in outputs.items()}, integers=False),
             [self._constant(name) for name in self.weights])
-        opset, version = (INT4_OPSET, INT4_IR_VERSION) if self._int4 else (OPSET, IR_VERSION)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=version,
+        opsets = [helper.make_opsetid("", self._opset())]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets),
                                   producer_name="edgebert")
         onnx.checker.check_model(model, full_check=True)
         helper.set_model_props(model, metadata)

@@ -120,8 +120,8 @@ def check_logits(artifact: Artifact, net: nn.Module, ids: np.ndarray, mask: np.n
     caller may. Of logits for every token, those of the real tokens are compared.
 
     The rows are fed padded on the right, padded on the left, and with tokens spread between masked random
-    ids; then cut to each length of a TFLite file, or to lengths from 1 to the largest of an ONNX one. An ONNX
-    file is also run with all rows in one batch, and the file's logits must vary from row to row.
+    ids; then cut to each length of a TFLite file, or to lengths from 1 to the largest of an ONNX one of any length, which
+    is also run with all rows in one batch, and the file's logits must vary from row to row.
 
     A file that is fp32 throughout is held to max |file - torch| <= fp32_bound * max(1, max |torch|); any
     other to relative_rmse <= int8_bound. 8-bit rounding alone gives 0.11 to 0.23 on a six-layer MiniLM; an
@@ -163,7 +163,7 @@ def check_logits(artifact: Artifact, net: nn.Module, ids: np.ndarray, mask: np.n
               compare("logits, left padding", [left], f"width {width}")[0],
               compare("logits, interior padding", [interior], f"width {width}, masked random ids")[0],
               compare("logits, lengths", sweep, f"lengths {', '.join(map(str, lengths))}")[0]]
-    if artifact.format == "onnx":
+    if artifact.any_length:
         checks.append(compare("logits, one batch", [right], f"{len(rows)} rows at once", batched=True)[0])
     return (*checks, _check_spread(found, truth, len(rows)))
 
@@ -186,7 +186,7 @@ def logits_of(artifact: Artifact, ids: np.ndarray, mask: np.ndarray, token_types
     """The file's logits, float32 [N, labels], for rows padded on the right, each without its padding; of a file that
     answers for every token [N, L, labels], 0 where the mask [N, L] has ended.
 
-    A TFLite file runs each row at its smallest length that fits. An ONNX fp32 file runs batches of equal
+    A file of fixed lengths runs each row at its smallest length that fits. An ONNX fp32 file runs batches of equal
     length; any other ONNX file row by row, as on a device, because 8-bit scales depend on the whole batch.
 
     Raises:
@@ -201,7 +201,7 @@ def logits_of(artifact: Artifact, ids: np.ndarray, mask: np.ndarray, token_types
     by_width: dict[int, list[int]] = {}
     for index, row in enumerate(rows):
         by_width.setdefault(_smallest_length(artifact, len(row[0])), []).append(index)
-    batched = artifact.format == "onnx" and artifact.precision == "fp32"
+    batched = artifact.any_length and artifact.precision == "fp32"
     step = ONNX_BATCH if batched else 1
     found: dict[int, np.ndarray] = {}
     for width, members in sorted(by_width.items()):
@@ -226,14 +226,14 @@ def _real_rows(ids: np.ndarray, mask: np.ndarray, token_types: np.ndarray | None
 
 
 def _lengths(artifact: Artifact) -> tuple[int, ...]:
-    if artifact.format == "tflite":
+    if not artifact.any_length:
         return artifact.inputs.lengths
     longest = artifact.inputs.max_length
     return (*(length for length in ONNX_LENGTHS if length < longest), longest)
 
 
 def _smallest_length(artifact: Artifact, tokens: int) -> int:
-    if artifact.format == "onnx":
+    if artifact.any_length:
         return tokens
     return next(length for length in artifact.inputs.lengths if length >= tokens)
 

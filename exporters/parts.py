@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.artifact import Artifact, InputSpec, Precision
-from exporters.onnx_export import attention, dense, embedding, ffn, last_attention, norm, write_model
+from exporters.onnx_export import Sizes, attention, dense, embedding, ffn, last_attention, norm, write_model
 from exporters.onnx_graph import Graph
 from exporters.tflite_export import convert_part, write_tflite
 
@@ -57,12 +57,12 @@ def _export_onnx(part: Part, path: Path, precision: str, inputs: InputSpec) -> A
     elif part.kind == "norm":
         y, width = norm(graph, "x", part.module, "norm"), part.width
     elif part.kind == "gelu":
-        y, width = graph.op("Gelu", "x"), part.width
+        y, width = graph.gelu("x"), part.width
     elif part.kind == "ffn":
         y, width = ffn(graph, part.module, "x", precision, "layer."), part.width
     elif part.kind == "attention":
         dims["bias"] = (1, 1, "length")
-        sizes = graph.op("Concat", _size(graph, "x", 0), graph.ints(1), axis=0)
+        sizes = Sizes(graph.op("Concat", _size(graph, "x", 0), graph.ints(1), axis=0))
         run = last_attention if part.last else attention
         y, width = run(graph, part.module, "x", "bias", sizes, precision, "layer."), part.width
     else:
