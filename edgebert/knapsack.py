@@ -87,11 +87,12 @@ def undominated(options: Iterable[Option]) -> list[Option]:
 
 
 def solve(options: tuple[Option, ...], drops: tuple[float, ...], limits: dict[str, float], minimise: str,
-          elastic: bool = False) -> tuple[tuple[Option, ...], Bound] | None:
+          elastic: bool = False, without: tuple[Option, ...] = ()) -> tuple[tuple[Option, ...], Bound] | None:
     """Chosen options, by layer, and the certificate; None where no choice keeps every limit.
 
     drops: error of leaving each layer out. limits: "latency_ms", "memory_mb", "size_mb", "error" -> at most.
-    elastic: limits may be exceeded, and the sum of the relative excesses is minimised instead.
+    elastic: limits may be exceeded, and the sum of the relative excesses is minimised instead. without: the options of
+    one whole choice, which is not to be chosen again.
     """
     import numpy as np
     import scipy
@@ -152,6 +153,9 @@ def solve(options: tuple[Option, ...], drops: tuple[float, ...], limits: dict[st
     row = column(lambda o: o.streamed_ms)
     row[streamed] = -1
     require(row, -np.inf, 0)
+    if without:  # a choice that holds all of them holds others too
+        row = column(lambda o: 1.0 if o in without else -1.0)
+        require(row, -np.inf, len(without) - 1)
     for index, (name, limit) in enumerate(limits.items()):
         weights, constant = total(name)
         unit = _SCALE / max(abs(limit), 1e-12)
