@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from exporters.artifact import ExportError, Precision
+from exporters.tflite_lookup import look_up_integers
+from exporters.tflite_tree import read_tree, write_tree
 
 METADATA_NAME = "edgebert"
 """Name of the flatbuffer metadata entry that holds the caller's values as JSON."""
@@ -36,9 +38,8 @@ def label(model: bytes, matrices: Sequence[Matrix], table: tuple[int, int] | Non
     Raises ExportError where the file does not hold exactly these matrices.
     """
     from ai_edge_litert import schema_py_generated as schema
-    from ai_edge_litert.tools import flatbuffer_utils
 
-    tree = flatbuffer_utils.read_model_from_bytearray(bytearray(model))
+    tree = read_tree(model)
     for signature in tree.signatureDefs:
         graph = tree.subgraphs[signature.subgraphIndex]
         key = signature.signatureKey.decode()
@@ -59,7 +60,7 @@ def label(model: bytes, matrices: Sequence[Matrix], table: tuple[int, int] | Non
         entry = schema.MetadataT()
         entry.name, entry.buffer = METADATA_NAME.encode(), len(tree.buffers) - 1
         tree.metadata = [*(tree.metadata or []), entry]
-    return bytes(flatbuffer_utils.convert_object_to_bytearray(tree))
+    return write_tree(tree)
 
 
 def quantize(model: bytes, precision: Precision, compat: str | None = None) -> bytes:
@@ -72,23 +73,23 @@ def quantize(model: bytes, precision: Precision, compat: str | None = None) -> b
     one is not.
 
     compat "2.14": tflite-runtime 2.14.0 returns zeros for products of integers with one scale per channel, so int8 is
-    stored as int8_weights, and the embedding has one scale in all (per row it would be unpacked to float in memory when
-    the file is opened). Raises ExportError for int4 and this runtime, which returns zeros for it.
+    stored as int8_weights, which it restores to float when the file is opened: a quarter of the bytes at fp32's latency.
+    (One scale per matrix, and another factor per channel behind the product, is right there too, but runs outside of
+    XNNPACK at 3.5 times the latency of fp32.) Raises ExportError for int4 and this runtime, which returns zeros for it.
     """
     from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager
 
-    operations, grains = qtyping.TFLOperationName, qtyping.QuantGranularity
-    algorithms = algorithm_manager.AlgorithmName
+    operations, algorithms = qtyping.TFLOperationName, algorithm_manager.AlgorithmName
     recipe = recipe_manager.RecipeManager()
     recipe.add_quantization_config(".*", operations.FULLY_CONNECTED, algorithm_key=algorithms.NO_QUANTIZE)
 
-    def add(kind: str, scope: str, operation: str, dynamic: bool, grain: str) -> None:
+    def add(kind: str, scope: str, operation: str, dynamic: bool) -> None:
         """kind: "fp16", or one whose name starts with "int8" or "int4"."""
         if kind == "fp16":
             recipe.add_weight_only_config(scope, operation, 16, algorithm_key=algorithms.FLOAT_CASTING)
         else:
             form = recipe.add_dynamic_config if dynamic else recipe.add_weight_only_config
-            form(scope, operation, int(kind[3]), granularity=grain)
+            form(scope, operation, int(kind[3]), granularity=qtyping.QuantGranularity.CHANNELWISE)
 
     found = scopes(precision)
     if compat is not None and any(kind.startswith("int4") for kind in (*found, precision.rows)):
@@ -96,13 +97,13 @@ def quantize(model: bytes, precision: Precision, compat: str | None = None) -> b
                           "compatible file")
     for kind, blocks in found.items():
         dynamic = kind == "int4_weights" or (kind == "int8" and compat is None)
-        add(kind, f"^({'|'.join(blocks)})/[0-9]+/", operations.FULLY_CONNECTED, dynamic, grains.CHANNELWISE)
+        add(kind, f"^({'|'.join(blocks)})/[0-9]+/", operations.FULLY_CONNECTED, dynamic)
     if precision.rows != "fp32":
-        add(precision.rows, f"^{EMBEDDING}/[0-9]+/", operations.EMBEDDING_LOOKUP, True,
-            grains.CHANNELWISE if compat is None else grains.TENSORWISE)
+        add(precision.rows, f"^{EMBEDDING}/[0-9]+/", operations.EMBEDDING_LOOKUP, True)
     work = quantizer.Quantizer(bytearray(model), recipe.get_quantization_recipe())
     with contextlib.redirect_stderr(io.StringIO()):  # one of its progress bars cannot be turned off
-        return bytes(work.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model)
+        made = bytes(work.quantize(enable_progress_bar=False, enable_progress_report=False).quantized_model)
+    return look_up_integers(made) if precision.rows == "int8" else made
 
 
 def scopes(precision: Precision) -> dict[str, list[str]]:
@@ -118,9 +119,7 @@ def scopes(precision: Precision) -> dict[str, list[str]]:
 
 def read_metadata(path: Path) -> dict[str, str]:
     """The values that `label` stored in the file; empty where there are none."""
-    from ai_edge_litert.tools import flatbuffer_utils
-
-    tree = flatbuffer_utils.read_model_from_bytearray(bytearray(path.read_bytes()))
+    tree = read_tree(path.read_bytes())
     for entry in tree.metadata or []:
         if entry.name == METADATA_NAME.encode():
             return json.loads(bytes(bytearray(tree.buffers[entry.buffer].data)))
