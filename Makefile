@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: fit test bench device-lab clean
+.PHONY: fit test bench bench-export device-lab peers sample-tools clean
 
 fit: $(VENV)/.all
 	$(BIN)/edgebert fit-device --profile pixel6 --out edgebert-bundle --overwrite
@@ -27,6 +27,14 @@ bench: $(VENV)/.all
 # An emulated arm64 machine behind sshd and adbd, for tests without hardware; as root on Debian it installs what it needs.
 device-lab: $(VENV)/.dev
 	$(BIN)/python -m tests.lab build
+
+# What the tests run our files in: optimum-onnx, tflite-runtime 2.14, tflite-support, MediaPipe, onnxruntime-node.
+peers: $(VENV)/.dev
+	$(BIN)/python -m tests.peers build optimum-onnx tflite214 tflite-support mediapipe node
+
+# A Kotlin compiler and ONNX Runtime for Java and C++, for the tests of the bundle's samples.
+sample-tools: $(VENV)/.dev
+	$(BIN)/python -m tests.sample_tools
 
 clean:
 	rm -rf $(VENV) edgebert-bundle

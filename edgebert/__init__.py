@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from edgebert.data import Columns, Dataset, load_dataset
     from edgebert.device import Budget, DeviceProfile, list_profiles, load_profile
     from edgebert.errors import EdgeBertError
+    from edgebert.explaining import Explanation, explain
     from edgebert.exporting import export
+    from edgebert.fronts import pareto
     from edgebert.inspecting import Inspection, inspect
     from edgebert.modeling import EdgeBertConfig, EdgeBertForSequenceClassification
     from edgebert.pipeline import FitResult, fit_device
@@ -34,7 +36,8 @@ _HOMES = {
     "bench": "benching", "Verification": "bundle", "verify": "bundle", "Cache": "cache", "choose_plan": "choice",
     "Estimate": "cost", "estimate": "cost", "Columns": "data", "Dataset": "data", "load_dataset": "data",
     "Budget": "device", "DeviceProfile": "device", "list_profiles": "device", "load_profile": "device",
-    "EdgeBertError": "errors", "export": "exporting", "Inspection": "inspecting", "inspect": "inspecting",
+    "EdgeBertError": "errors", "Explanation": "explaining", "explain": "explaining", "export": "exporting",
+    "pareto": "fronts", "Inspection": "inspecting", "inspect": "inspecting",
     "EdgeBertConfig": "modeling", "EdgeBertForSequenceClassification": "modeling", "FitResult": "pipeline",
     "fit_device": "pipeline", "CompressionPlan": "plan", "Reporter": "progress", "FitRequest": "request",
     "Infeasible": "search", "front": "search", "search": "search", "EncoderShape": "spec", "LayerSpec": "spec",

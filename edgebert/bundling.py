@@ -14,14 +14,17 @@ import numpy as np
 
 from device_bench.packing import write_pyz
 from edgebert import bundle, cost
+from edgebert.choice import UnderRuntime, served
 from edgebert.errors import AccuracyError
 from edgebert.evidence import Evidence, Example, FrontPoint, ModelEvidence
+from edgebert.interop.runtime_config import write_runtime_config
 from edgebert.material import Material
 from edgebert.modeling import Encoder, wrap
 from edgebert.plan import CompressionPlan
 from edgebert.prove import Proof, Unproven
 from edgebert.report import render_bundle_readme, render_model_card, render_report
 from edgebert.request import FitRequest
+from edgebert.sampling import write_samples
 from edgebert.tables import ErrorTables
 from edgebert.tokenization import encode, load_tokenizer, write_tokenizer
 from edgebert.train.batches import Rows
@@ -34,7 +37,8 @@ OTHER_CPU = 1e-4
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run has made. models: evidence of teacher, cut and student. front: plans around the chosen one."""
+    """What a run has made. models: evidence of teacher, cut and student. front: plans around the chosen one. runtimes:
+    the plan's model under each."""
 
     plan: CompressionPlan
     tables: ErrorTables
@@ -42,6 +46,7 @@ class Outcome:
     models: tuple[ModelEvidence, ...]
     proof: Proof
     front: tuple[CompressionPlan, ...]
+    runtimes: tuple[UnderRuntime, ...]
 
 
 def write_bundle(request: FitRequest, material: Material, outcome: Outcome, seconds: dict[str, float]) -> Evidence:
@@ -55,9 +60,13 @@ def write_bundle(request: FitRequest, material: Material, outcome: Outcome, seco
             shutil.copyfile(artifact.path, made / artifact.path.name)
         write_torch(made / "transformers", plan, student, material)
         write_tokenizer(material.checkpoint.folder, made)
+        write_runtime_config(made, student.shape, material.data.labels, material.data.kind, material.inputs.max_length,
+                             material.checkpoint.folder)
         (made / "labels.json").write_text(json.dumps(list(material.data.labels), ensure_ascii=False) + "\n",
                                           encoding="utf-8")
         (made / "golden.json").write_text(_golden(student, material, proof), encoding="utf-8")
+        samples = write_samples(made, material.data.kind, material.data.test.pairs is not None,
+                                material.inputs.max_length, plan.threads)
         write_pyz(made / "bench.pyz")
         (made / "plan.json").write_text(plan.dumps(), encoding="utf-8")
         (made / "tables.json").write_text(json.dumps(outcome.tables.to_json()) + "\n", encoding="utf-8")
@@ -65,7 +74,7 @@ def write_bundle(request: FitRequest, material: Material, outcome: Outcome, seco
         (made / "results.json").write_text(evidence.dumps(), encoding="utf-8")
         (made / "report.html").write_text(render_report(evidence, plan, request.profile, request.command),
                                           encoding="utf-8")
-        (made / "README.md").write_text(render_bundle_readme(evidence, plan, request.profile, request.command),
+        (made / "README.md").write_text(render_bundle_readme(evidence, plan, request.profile, request.command, samples),
                                         encoding="utf-8")
         (made / "MODEL_CARD.md").write_text(render_model_card(evidence, plan, request.profile), encoding="utf-8")
         bundle.write_manifest(made, {
@@ -125,6 +134,7 @@ def _point(plan: CompressionPlan, chosen: bool) -> FrontPoint:
 
 def _evidence(request: FitRequest, material: Material, outcome: Outcome, seconds: dict[str, float]) -> Evidence:
     plan, proof = outcome.plan, outcome.proof
+    formats = {artifact.format for artifact in proof.artifacts}
     front = [_point(p, False) for p in outcome.front if p.subnet != plan.subnet] + [_point(plan, True)]
     test = material.data.test
     examples = tuple(map(Example, test.texts, test.pairs or itertools.repeat(None), proof.answers))
@@ -132,4 +142,6 @@ def _evidence(request: FitRequest, material: Material, outcome: Outcome, seconds
     data = material.data
     return Evidence(data.name, data.kind, material.metric, data.labels, plan.length, notes, outcome.models,
                     proof.files, proof.rows, tuple(sorted(front, key=lambda p: p.latency_ms)),
-                    proof.host, request.this_machine, dict(seconds), examples)
+                    proof.host, request.this_machine, dict(seconds), examples, material.cuts,
+                    served(plan, material.tokens, request.profile) if "tflite" in formats else (), outcome.runtimes,
+                    proof.executions)

@@ -12,15 +12,28 @@ from typing import Annotated
 
 import typer
 
-from edgebert import cli_compare, cli_compress, cli_device, cli_files, cli_fit, cli_native, cli_profiles, cli_train
+from edgebert import (
+    cli_build,
+    cli_compare,
+    cli_compress,
+    cli_device,
+    cli_doctor,
+    cli_explain,
+    cli_files,
+    cli_fit,
+    cli_front,
+    cli_native,
+    cli_profiles,
+    cli_train,
+)
 from edgebert import cli_options as options
 from edgebert.cli_options import Runtime
 from edgebert.crew import crew, refuse_single_launch
 from edgebert.errors import Interrupted
 
-EXIT_CODES = """Exit codes: 0 ok, 2 usage or bad input, 3 budget unreachable, 4 a file does not compute what it should,
-5 accuracy below --max-drop, 6 device or runtime, 7 measured over budget, 8 training diverged or lost a process,
-130 interrupted."""
+EXIT_CODES = """Exit codes: 0 ok, 1 doctor found something wrong, 2 usage or bad input, 3 budget unreachable, 4 a file does
+not compute what it should, 5 accuracy below --max-drop, 6 device or runtime, 7 measured over budget, 8 training diverged or
+lost a process, 130 interrupted."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
                   context_settings={"help_option_names": ["-h", "--help"]},
@@ -31,10 +44,14 @@ app.command("fit-device", epilog=cli_fit.EXAMPLES)(cli_fit.fit_device)
 app.command("train-elastic", epilog=cli_train.EXAMPLES)(cli_train.train_elastic)
 app.command("compress", epilog=cli_compress.EXAMPLES)(cli_compress.compress)
 app.command("compare", epilog=cli_compare.EXAMPLES)(cli_compare.compare)
+app.command("build", epilog=cli_build.EXAMPLES)(cli_build.build)
+app.command("front", epilog=cli_front.EXAMPLES)(cli_front.front)
+app.command("explain", epilog=cli_explain.EXAMPLES)(cli_explain.explain)
 app.command("sweep", epilog=cli_device.SWEEP_EXAMPLES)(cli_device.sweep)
 app.command("calibrate", epilog=cli_device.CALIBRATE_EXAMPLES)(cli_device.calibrate)
 app.command("bench-native", epilog=cli_native.BENCH_EXAMPLES)(cli_native.bench_native)
 app.command("timings", epilog=cli_native.TIMINGS_EXAMPLES)(cli_native.timings)
+app.command("doctor", epilog=cli_doctor.EXAMPLES)(cli_doctor.doctor)
 app.add_typer(cli_profiles.app, name="profiles")
 
 
@@ -52,12 +69,25 @@ def export(model: Annotated[str, typer.Argument(help="A fine-tuned checkpoint: a
            runtime: Annotated[Runtime, typer.Option(help="onnx, tflite or both.")] = Runtime.both,
            precision: Annotated[str, typer.Option(help="fp32, fp16, int8, int8_weights or int4_weights: how matrices "
                                                   "are stored and multiplied.")] = "int8",
-           length: Annotated[int, typer.Option(help="Most tokens of an input.")] = 64,
+           length: Annotated[int | None, typer.Option(help="Most tokens of an input. Default: 64.")] = None,
+           lengths: Annotated[str | None, typer.Option(metavar="N,N,...", help="Lengths that a TFLite file is made for, "
+                                                       "such as 16,32,64. Default: --length and half of it.")] = None,
            tflite_compat: Annotated[str | None, typer.Option(help="2.14 for tflite-runtime 2.14.0.")] = None,
+           onnx_inputs: Annotated[options.Integers, typer.Option(help="Type of the ONNX file's inputs; transformers.js "
+                                                                 "feeds int64 alone.")] = options.Integers.int32,
+           onnx_fixed: Annotated[bool, typer.Option("--onnx-fixed", help="One row of exactly --length tokens, for "
+                                                    "compilers that refuse free dimensions.")] = False,
+           onnx_opset: Annotated[int | None, typer.Option(help="Version of the ONNX operators, 17 to 23. Default: 20, or "
+                                                          "21 with 4-bit matrices.")] = None,
+           tokenizer_in_graph: Annotated[Path | None, typer.Option(metavar="TEXTS", help="Also an ONNX file that takes a "
+                                         "text, if onnxruntime-extensions gives every line of this file the tokenizer's "
+                                         "own ids.")] = None,
            overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace older files.")] = False) -> None:
     """Export a checkpoint as it is, without compression, and prove the files."""
     options.check_out(out, overwrite)
-    cli_files.export(model, out, runtime.value, precision, length, tflite_compat, overwrite)
+    form = options.onnx_form(onnx_inputs, onnx_fixed, onnx_opset)
+    cli_files.export(model, out, runtime.value, precision, length, lengths, tflite_compat, overwrite, form,
+                     tokenizer_in_graph)
 
 
 @app.command(epilog="Example:\n\n  edgebert verify edgebert-bundle")
@@ -108,7 +138,8 @@ def main() -> None:
         full = " (free some space; finished stages are kept)" if error.errno == errno.ENOSPC else ""
         _fail(f"{error.filename or 'file system'}: {error.strerror or error}{full}", 2)
     except ModuleNotFoundError as error:
-        _fail(f"the package {error.name!r} is not installed; pip install 'edgebert[all]' brings all that a run needs", 2)
+        extra = "onnx" if error.name in ("onnx", "onnxruntime") else "all"
+        _fail(f"the package {error.name!r} is not installed; pip install 'edgebert[{extra}]' brings what this needs", 2)
     except RecursionError:
         _fail("an input file is nested too deeply to be read", 2)
     except Exception as error:

@@ -16,6 +16,7 @@ from edgebert.errors import OverBudgetError
 
 if TYPE_CHECKING:
     from device_bench.result import BenchResult
+    from exporters.artifact import OnnxForm
 
 console = Console(highlight=False)
 
@@ -50,13 +51,17 @@ def inspect(target: Path, length: int, as_json: bool) -> None:
         console.print(f"  {name}: {size / 1e6:.2f} MB", markup=False)
 
 
-def export(model: str, out: Path, runtime: str, precision: str, length: int, compat: str | None,
-           overwrite: bool) -> None:
+def export(model: str, out: Path, runtime: str, precision: str, length: int | None, lengths: str | None,
+           compat: str | None, overwrite: bool, form: OnnxForm, texts: Path | None) -> None:
     from edgebert.exporting import export as write
+    from edgebert.lengths import asked_lengths
     from edgebert.progress import Reporter
+    from edgebert.text_model import read_texts
 
     formats = ("onnx", "tflite") if runtime in ("both", "auto") else (runtime,)
-    made = write(model, out, formats, precision, length, compat, overwrite, Reporter())
+    longest, chosen = asked_lengths(length, lengths)
+    made = write(model, out, formats, precision, longest or 64, compat, overwrite, Reporter(), chosen, form,
+                 None if texts is None else read_texts(texts))
     header, *rows = made.parity.table()
     table = Table(*header)
     for row in rows:

@@ -45,11 +45,15 @@ EXAMPLES = """Examples:
 
   edgebert fit-device -p raspberry-pi-4 --verify-on ssh:pi@raspberrypi      (timed there before anything is trained)
 
+  edgebert fit-device --profiles pixel6,galaxy-s24,raspberry-pi-4 --out fleet      (a bundle for each, one training)
+
   edgebert fit-device -p pixel6 --max-latency 3ms --dry-run         (the plan only, in seconds)"""
 
 
 def fit_device(
     profile: Profile = "pixel6",
+    profiles: Annotated[str | None, typer.Option(metavar="A,B,...", help="Several devices instead: a bundle for each, in "
+                        "a folder of its name below --out, from one teacher and one set of error tables.")] = None,
     model: options.Model = None,
     task: options.Task = None,
     data: options.Data = None,
@@ -61,6 +65,7 @@ def fit_device(
     pair_column: options.PairColumn = None,
     label_column: options.LabelColumn = None,
     length: options.Length = None,
+    lengths: options.Lengths = None,
     max_latency: Annotated[str | None, typer.Option(rich_help_panel=BUDGET, help="Such as 12ms; at --percentile.")
                            ] = None,
     percentile: Annotated[Percentile | None, typer.Option(rich_help_panel=BUDGET, help="Of the latency.")] = None,
@@ -106,24 +111,29 @@ def fit_device(
 ) -> None:
     """Search, cut, recover, export, prove and pack a model for a device."""
     from edgebert.device import load_profile, parse_latency, parse_size
+    from edgebert.lengths import asked_lengths
     from edgebert.methods import parse_methods
 
-    device = load_profile(profile)
+    devices = [load_profile(name.strip()) for name in (profiles.split(",") if profiles else [profile])]
+    if profiles and (verify_on or this_machine):
+        one = "--verify-on" if verify_on else "--this-machine"
+        raise UsageError(f"--profiles is for several devices and {one} for one of them; fit that one alone")
     flags = {
         "max_latency_ms": None if max_latency is None else parse_latency(max_latency),
         "max_memory_mb": None if max_memory is None else parse_size(max_memory, "--max-memory"),
         "max_size_mb": None if max_size is None else parse_size(max_size, "--max-size"),
         "max_drop": max_drop, "percentile": percentile.value if percentile else None}
     only_drop = max_drop is not None and not any((max_latency, max_memory, max_size))
-    budget = device.budget.override(**flags)
+    budgets = [device.budget.override(**flags) for device in devices]
     if only_drop:
-        budget = replace(budget, max_latency_ms=None)
+        budgets = [replace(budget, max_latency_ms=None) for budget in budgets]
     if supernet is not None:
         _refuse_beside_supernet({"--model": model, "--task": task, "--task-type": task_type, "--metric": metric,
                                  "--text-column": text_column, "--pair-column": pair_column,
                                  "--label-column": label_column, "--length": length, "--dry-run": dry_run or None,
                                  "--teacher-epochs": teacher_epochs,
                                  "--effort full": effort if effort == Effort.full else None})
+    longest, chosen = asked_lengths(length, lengths)
     names = parse_methods(methods)
     if methods == "all" and supernet is not None:  # which keeps the vocabulary that it was trained with
         names = tuple(name for name in names if name != "vocabulary")
@@ -131,24 +141,32 @@ def fit_device(
     if data is None and task is None:
         task = "snips"
     if dry_run:
-        cli_plan.dry_run(device, budget, task, tables, runtime.value, threads, length, as_json)
+        for device, budget in zip(devices, budgets):
+            cli_plan.dry_run(device, budget, task, tables, runtime.value, threads, longest, (chosen or ())[:-1], as_json)
         return
     if tables is not None:
         raise UsageError("--tables is for --dry-run: a real run measures its own tables, or finds them in the cache")
-    options.check_out(out, overwrite)
+    places = {device.name: out / device.name if profiles else out for device in devices}
+    for place in places.values():
+        options.check_out(place, overwrite)
     from edgebert.cache import Cache, default_cache
     from edgebert.data import Columns
     from edgebert.request import FitRequest
 
-    request = FitRequest(
-        profile=device, budget=budget, out=out, model=model, task=task, data=data,
+    requests = [FitRequest(
+        profile=device, budget=budget, out=places[device.name], model=model, task=task, data=data,
         columns=Columns(text_column, pair_column, label_column), kind=task_type, metric=metric, runtime=runtime.value,
-        threads=threads or device.threads, length=length, effort=effort.value, teacher_epochs=teacher_epochs,
+        threads=threads or device.threads, length=longest, lengths=chosen, effort=effort.value,
+        teacher_epochs=teacher_epochs,
         criterion=criterion.value, methods=names, vocabulary=vocabulary, tflite_compat=tflite_compat,
         minimise_latency=only_drop, supernet=supernet, tensorboard=tensorboard, this_machine=this_machine,
         verify_on=verify_on, verify_rounds=verify_rounds, zip=make_zip, overwrite=overwrite, seed=seed,
-        command=shlex.join(["edgebert", *sys.argv[1:]]))
-    cli_plan.run(request, Cache(cache or default_cache(), resume), as_json)
+        command=shlex.join(["edgebert", *sys.argv[1:]])) for device, budget in zip(devices, budgets)]
+    stages = Cache(cache or default_cache(), resume)
+    if profiles:
+        cli_plan.run_fleet(requests, stages, as_json)
+    else:
+        cli_plan.run(requests[0], stages, as_json)
 
 
 def _refuse_beside_supernet(flags: dict[str, object]) -> None:

@@ -13,6 +13,7 @@ from edgebert.errors import UsageError
 
 if TYPE_CHECKING:
     from edgebert.trimming import VocabularyChoice
+    from exporters.artifact import OnnxForm
 
 INPUT, RUN = "Model and data", "How to run"
 
@@ -31,6 +32,11 @@ class Runtime(StrEnum):
     tflite = "tflite"
 
 
+class Integers(StrEnum):
+    int32 = "int32"
+    int64 = "int64"
+
+
 class Clock(StrEnum):
     wall = "wall"
     cpu = "cpu"
@@ -43,7 +49,8 @@ Data = Annotated[Path | None, typer.Option(rich_help_panel=INPUT, help="Your dat
                                            ".jsonl(.gz), .csv, .tsv or .parquet, a `datasets` folder, or a train file.")]
 TaskType = Annotated[str | None, typer.Option(
     rich_help_panel=INPUT, help="single_label_classification, multi_label_classification, regression, "
-    "token_classification or question_answering. Default: what the columns and the first label look like.")]
+    "token_classification or question_answering; or as pipelines and optimum say: text-classification, "
+    "token-classification, question-answering. Default: what the columns and the first label look like.")]
 MetricName = Annotated[str | None, typer.Option(
     rich_help_panel=INPUT, help="By kind of task, the default first: accuracy, macro_f1, matthews; micro_f1, macro_f1, "
     "accuracy; pearson, spearman; span_f1, accuracy; answer_f1, exact_match.")]
@@ -55,6 +62,9 @@ LabelColumn = Annotated[str | None, typer.Option(rich_help_panel=INPUT, help="Co
                                                  "or the answers.")]
 Length = Annotated[int | None, typer.Option(rich_help_panel=INPUT, help="Tokens a row is cut to. Default: what holds "
                                             "99.5 % of the training rows.")]
+Lengths = Annotated[str | None, typer.Option(rich_help_panel=INPUT, metavar="N,N,...", help="Lengths that a TFLite file "
+                                             "is made for, such as 16,32,64; rows are cut to the last. Default: those "
+                                             "that run the training rows fastest.")]
 VOCABULARY = "Vocabulary"
 Trim = Annotated[bool, typer.Option("--trim-vocabulary", rich_help_panel=VOCABULARY, help="Keep only the word pieces "
                                     "that the training texts use, and what new words fall back to.")]
@@ -97,6 +107,16 @@ def vocabulary_choice(wanted: bool, corpus: list[Path] | None, languages: str | 
         return None
     return VocabularyChoice(tuple(corpus or ()), tuple(name.strip() for name in (languages or "").split(",") if name),
                             min_count or 1, size or 0)
+
+
+def onnx_form(integers: Integers, fixed: bool, opset: int | None) -> OnnxForm:
+    """Raises UsageError for an opset that no file is written for."""
+    from exporters.artifact import OnnxForm
+
+    try:
+        return OnnxForm(integers.value, fixed, opset)
+    except ValueError as error:
+        raise UsageError(f"--onnx-opset: {error}") from error
 
 
 def check_out(out: Path, overwrite: bool) -> None:

@@ -25,7 +25,7 @@ _BLOCK_SCALES = 4 / 32
 """Bytes of scales for each int4 weight of an ONNX file: one in fp32 for 32 inputs of a channel."""
 _CHANNEL_BYTES = {"onnx": 4, "tflite": 12}
 """Quantisation parameters of a channel, or of a row of the word table: an fp32 scale, in TFLite an int64 zero point too,
-and that in the signature of every length."""
+and that in the signature of every length; but for rows in 8 bits, whose scales are a table of its own."""
 
 # Bytes a file spends on graph nodes and names: (whole file, each operation, each weight matrix), fitted to files of
 # examples/cost_accuracy.py. A TFLite file repeats them in the signature of every length.
@@ -94,6 +94,8 @@ def block_bytes(block: Block, precision: str, runtime: str, signatures: int = 1)
     stored = _WEIGHT_BYTES[precision] * (block.weights + block.table)
     if precision == "int4_weights" and runtime == "onnx":
         stored += _BLOCK_SCALES * block.weights + (_CHANNEL_BYTES[runtime] * block.channels if block.table else 0)
+    elif block.table and precision.startswith("int8"):
+        stored += 4 * block.channels
     elif precision.startswith("int"):
         stored += _CHANNEL_BYTES[runtime] * copies * block.channels
     extra = block.onnx_extra if runtime == "onnx" else block.tflite_extra
@@ -106,9 +108,11 @@ def frame_bytes(runtime: str, precision: str, signatures: int = 1) -> float:
     return _GRAPH_BYTES[runtime, precision][0] * (signatures if runtime == "tflite" else 1)
 
 
-def file_bytes(shape: EncoderShape, precision: Precision, runtime: str, length: int, signatures: int = 1) -> int:
-    """Size of the file for inputs of at most `length` tokens. signatures: see `file_shape`."""
-    parts = blocks(file_shape(shape, length, runtime, signatures), precision, length)
+def file_bytes(shape: EncoderShape, precision: Precision, runtime: str, length: int,
+               shorter: tuple[int, ...] = ()) -> int:
+    """Size of the file for inputs of at most `length` tokens. shorter: see `file_shape`."""
+    signatures = 1 + len(shorter)
+    parts = blocks(file_shape(shape, length, runtime, shorter), precision, length)
     return round(frame_bytes(runtime, precision.embedding, signatures)
                  + sum(block_bytes(block, kind, runtime, signatures) for block, kind in parts))
 
@@ -137,19 +141,19 @@ def arena_mb(block: Block) -> float:
     return 4 * block.arena / MB
 
 
-def file_shape(shape: EncoderShape, length: int, runtime: str, signatures: int = 1) -> EncoderShape:
-    """The shape a file for at most `length` tokens holds: the position table is cut to that many rows. In TFLite every
-    signature has rows of its own; its lengths are taken to be length, length / 2, length / 4 and so on."""
-    rows = sum(max(1, length >> i) for i in range(signatures if runtime == "tflite" else 1))
-    return replace(shape, positions=rows)
+def file_shape(shape: EncoderShape, length: int, runtime: str, shorter: tuple[int, ...] = ()) -> EncoderShape:
+    """The shape a file for at most `length` tokens holds: the position table is cut to that many rows. shorter: other
+    lengths that a TFLite file serves, each by a signature that has rows of its own."""
+    return replace(shape, positions=length + (sum(shorter) if runtime == "tflite" else 0))
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Predicted cost of one model on one device.
 
-    latency_ms: median. tail_ms: at `percentile`. error_pct: expected error of both. memory_mb: peak of the process.
-    provenance: that of the least certain cost row used.
+    latency_ms: median, for the longest input. tail_ms: at `percentile`, for the longest input. error_pct: expected error
+    of both. memory_mb: peak of the process. provenance: that of the least certain cost row used. mean_ms: expected median
+    over inputs as long as the training rows, None where these are not known.
     """
 
     latency_ms: float
@@ -161,6 +165,7 @@ class Estimate:
     macs: int
     params: int
     provenance: Literal["measured", "derived", "guessed"]
+    mean_ms: float | None = None
 
     def text(self) -> str:
         """For example "~14 ms (derived, uncalibrated, +/- 40 %)"."""
@@ -170,18 +175,19 @@ class Estimate:
 
 
 def estimate(shape: EncoderShape, precision: Precision, profile: DeviceProfile, runtime: str, threads: int,
-             length: int, percentile: str = "p90", signatures: int = 1) -> Estimate:
+             length: int, percentile: str = "p90", shorter: tuple[int, ...] = ()) -> Estimate:
     """Predicted cost of the exported file on that device.
 
-    length: the longest input, which the latency is for. signatures: how many lengths a TFLite file serves, each half
-    of the next. Looking up words in 4 bits is taken to cost what it costs in 8.
+    length: the longest input, which the latency is for. shorter: other lengths that a TFLite file serves, all of them
+    opened. Looking up words in 4 bits is taken to cost what it costs in 8.
     Raises UsageError where the profile lacks a cost row for a precision in use at this length, or length exceeds the
     positions.
     """
     if not 1 <= length <= shape.positions:
         raise UsageError(f"length {length} is outside 1 to {shape.positions}, the positions the model was made with")
     parts = [(block, profile.row(runtime, "int8" if kind == "int4" else kind, threads, length), kind)
-             for block, kind in blocks(file_shape(shape, length, runtime, signatures), precision, length)]
+             for block, kind in blocks(file_shape(shape, length, runtime, shorter), precision, length)]
+    signatures = 1 + len(shorter)
     used = {row.key: row for _, row, _ in parts}.values()
     base = parts[0][1]
     streamed = max(0.0, sum(streamed_ms(block, row) for block, row, _ in parts) - cached_ms(base))
@@ -191,6 +197,6 @@ def estimate(shape: EncoderShape, precision: Precision, profile: DeviceProfile, 
         error_pct=max(row.error_pct for row in used),
         memory_mb=(base.runtime_mb + sum(block_memory_mb(block, row, signatures, kind) for block, row, kind in parts)
                    + max(arena_mb(block) for block, *_ in parts)),
-        file_bytes=file_bytes(shape, precision, runtime, length, signatures),
+        file_bytes=file_bytes(shape, precision, runtime, length, shorter),
         macs=macs(shape, length), params=params(shape),
         provenance=max((row.provenance for row in used), key=_TRUST.index))

@@ -22,6 +22,10 @@ WORD_COLUMNS = ("tokens", "words")
 LABEL_COLUMNS = {SINGLE: ("label", "intent"), MULTI: ("labels", "label"), REGRESSION: ("label", "score"),
                  TOKENS: ("tags", "ner_tags"), ANSWERS: ("answers",)}
 
+TASK_NAMES = {"text-classification": (SINGLE, MULTI, REGRESSION), "token-classification": (TOKENS,),
+              "question-answering": (ANSWERS,)}
+"""What pipelines and optimum's TasksManager call tasks -> the kinds that one may be."""
+
 
 class Answer(NamedTuple):
     """A piece of the context, and the character it starts at."""
@@ -61,14 +65,24 @@ class Columns:
 
 
 def kind_of(table: Table, columns: Columns, asked: str | None) -> str:
-    """The kind of task a table holds: the one asked for, else what its columns and its first row look like.
+    """The kind of task a table holds: the one asked for, by a name of KINDS or TASK_NAMES, else what its columns and its
+    first row look like.
 
-    Raises UsageError for a kind that is not known.
+    Raises UsageError for a kind that is not known, and for rows that do not look like any kind of the name.
     """
-    if asked is not None:
-        if asked not in KINDS:
-            raise UsageError(f"--task-type '{asked}' is not known, choose from {', '.join(KINDS)}")
+    if asked in KINDS:
         return asked
+    if asked is not None and asked not in TASK_NAMES:
+        raise UsageError(f"--task-type '{asked}' is not known, choose from {', '.join([*KINDS, *TASK_NAMES])}")
+    fitting = KINDS if asked is None else TASK_NAMES[asked]
+    found = fitting[0] if len(fitting) == 1 else _looks_like(table, columns)
+    if found not in fitting:
+        raise UsageError(f"--task-type {asked}: {table.file} looks like {found.replace('_', ' ')}; ask for that, or name "
+                         "the columns to read")
+    return found
+
+
+def _looks_like(table: Table, columns: Columns) -> str:
     if columns.label is None and {"question", "context", "answers"} <= set(table.columns):
         return ANSWERS
     found = [columns.label] if columns.label else [c for c in ("label", "labels", "intent") if c in table.columns]

@@ -6,8 +6,12 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from edgebert.choice import UnderRuntime
+from edgebert.cost import Estimate
 from edgebert.errors import UsageError
+from edgebert.lengths import Cut, Served
 from edgebert.spec import EncoderShape
+from exporters.execution import Execution
 
 SCHEMA = 2
 
@@ -49,7 +53,8 @@ class Timing:
 @dataclass(frozen=True)
 class FileEvidence:
     """One exported file. role: "student" (in the bundle) or "teacher" (made for comparison only). test: the score of
-    the file itself, run by its runtime. timing: all files of a run are timed interleaved in one process."""
+    the file itself, run by its runtime. timing: all files of a run are timed interleaved in one process, at the longest
+    input. shorter: (length, median milliseconds) of the file's other lengths, in the same process."""
 
     role: str
     name: str
@@ -59,6 +64,7 @@ class FileEvidence:
     file_bytes: int
     test: Score | None
     timing: Timing
+    shorter: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,7 +103,9 @@ class Example(NamedTuple):
 class Evidence:
     """Everything measured in a run. kind: of task. labels: names of the outputs. host: facts of the machine that timed
     the files, which is not the target unless `host_is_target`. seconds: wall time of each stage, 0 where the stage
-    came from the cache."""
+    came from the cache. cuts: what cutting rows to `length` takes from each split. served: what each length of a TFLite
+    file serves. runtimes: the plan's model under each runtime the profile knows. executions: the kernels that the
+    student's files run in here."""
 
     task: str
     kind: str
@@ -113,6 +121,10 @@ class Evidence:
     host_is_target: bool
     seconds: dict[str, float]
     examples: tuple[Example, ...]
+    cuts: tuple[Cut, ...] = ()
+    served: tuple[Served, ...] = ()
+    runtimes: tuple[UnderRuntime, ...] = ()
+    executions: tuple[Execution, ...] = ()
 
     def model(self, role: str) -> ModelEvidence:
         return next(m for m in self.models if m.role == role)
@@ -136,10 +148,17 @@ class Evidence:
                                             "test": score(m["test"])}) for m in value.pop("models"))
             files = tuple(FileEvidence(**{**f, "test": score(f["test"]), "timing": Timing(**{
                 **f["timing"], "samples_ns": tuple(f["timing"]["samples_ns"]),
-                "warnings": tuple(f["timing"]["warnings"])})}) for f in value.pop("files"))
+                "warnings": tuple(f["timing"]["warnings"])}), "shorter": tuple(map(tuple, f.get("shorter", ())))})
+                for f in value.pop("files"))
+            runtimes = tuple(UnderRuntime(**{**r, "estimate": r["estimate"] and Estimate(**r["estimate"])})
+                             for r in value.pop("runtimes", ()))
             return cls(models=models, files=files, parity=tuple(ParityRow(**p) for p in value.pop("parity")),
                        front=tuple(FrontPoint(**p) for p in value.pop("front")),
                        labels=tuple(value.pop("labels")), notes=tuple(value.pop("notes")),
-                       examples=tuple(Example(*e) for e in value.pop("examples")), **value)
+                       examples=tuple(Example(*e) for e in value.pop("examples")),
+                       cuts=tuple(Cut(**c) for c in value.pop("cuts", ())),
+                       served=tuple(Served(**s) for s in value.pop("served", ())), runtimes=runtimes,
+                       executions=tuple(Execution(**{**e, "float_products": tuple(e["float_products"])})
+                                        for e in value.pop("executions", ())), **value)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"results.json is damaged: {error}") from error

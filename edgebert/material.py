@@ -6,20 +6,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from edgebert.cache import Cache, default_cache
 from edgebert.checkpoint import Checkpoint, load_checkpoint, resolve
 from edgebert.compress.vocabulary import trimmed
 from edgebert.coverage import Coverage
-from edgebert.data import Dataset, load_dataset
+from edgebert.data import Dataset, Split, load_dataset
 from edgebert.data_kinds import ANSWERS
 from edgebert.demo import demo_model_folder, demo_task_folder
 from edgebert.errors import UsageError
 from edgebert.evidence import Score
+from edgebert.lengths import Cut, count_lengths, cuts_text
 from edgebert.progress import Reporter
 from edgebert.request import RunRequest
 from edgebert.rows import rows_of
-from edgebert.spec import input_lengths
 from edgebert.tasks import Scorer, choose_metric
 from edgebert.tokenization import choose_length, lengths, load_tokenizer
 from edgebert.train.batches import Rows
@@ -31,15 +32,18 @@ LONGEST_WINDOW = 384
 
 @dataclass(frozen=True)
 class Material:
-    """checkpoint: with a classifier for the data's labels. inputs: the lengths the files are made for. train: weights
-    learn from it; select: choices are made on it; dev: passes or fails the result; test: only reported. scorers: what
-    judges the answers to the last three, by name. coverage: of the trimmed vocabulary, None where it is whole; the
-    checkpoint, its folder and the rows are then those of the trimmed one, and `gather` of the same request with
-    vocabulary None gives what it was before."""
+    """checkpoint: with a classifier for the data's labels. inputs: the longest input, and whether there are token
+    types. tokens: of a training row, nothing cut off -> how many rows have so many. cuts: what cutting rows takes
+    from train, dev and test. train: weights learn from it; select: choices are made on it; dev: passes or fails the
+    result; test: only reported. scorers: what judges the answers to the last three, by name. coverage: of the trimmed
+    vocabulary, None where it is whole; the checkpoint, its folder and the rows are then those of the trimmed one, and
+    `gather` of the same request with vocabulary None gives what it was before."""
 
     checkpoint: Checkpoint
     data: Dataset
     inputs: InputSpec
+    tokens: Mapping[int, int]
+    cuts: tuple[Cut, ...]
     train: Rows
     select: Rows
     dev: Rows
@@ -83,8 +87,10 @@ def gather(request: RunRequest, reporter: Reporter, cache: Cache | None = None) 
     if request.length is not None and not 8 <= request.length <= limit:
         raise UsageError(f"--length {request.length}: this checkpoint takes 8 to {limit} tokens")
     usual = min(limit, LONGEST_WINDOW) if data.kind == ANSWERS else limit
-    length = request.length or choose_length(lengths(tokenizer, data.train.texts, data.train.pairs), usual)
-    inputs = InputSpec(input_lengths(length), data.train.pairs is not None and checkpoint.net.shape.token_types > 1)
+    found = {name: lengths(tokenizer, split.texts, split.pairs) for name, split in
+             (("train", data.train), ("dev", data.dev), ("test", data.test))}
+    length = request.length or choose_length(found["train"], usual)
+    inputs = InputSpec((length,), data.train.pairs is not None and checkpoint.net.shape.token_types > 1)
     for note in request.notes:
         reporter.say(f"  note: {note}")
     for note in data.notes:
@@ -92,6 +98,8 @@ def gather(request: RunRequest, reporter: Reporter, cache: Cache | None = None) 
     outputs = f"{len(data.labels)} labels, " if len(data.labels) > 2 else ""
     reporter.say(f"  data: {data.name}: {data.kind.replace('_', ' ')}, {len(data.train)} training rows, {outputs}rows "
                  f"cut to {length} tokens, judged by {metric.replace('_', ' ')}")
+    cuts = tuple(_cut(name, counts, getattr(data, name), data.kind, tokenizer, length) for name, counts in found.items())
+    reporter.say(f"  {cuts_text(cuts, 'questions' if data.kind == ANSWERS else 'rows')}")
     for line in [] if coverage is None else coverage.text().splitlines():
         reporter.say(f"  {line}")
     rows, scorers = {}, {}
@@ -101,4 +109,14 @@ def gather(request: RunRequest, reporter: Reporter, cache: Cache | None = None) 
             rows[name] = replace(rows[name], types=None)
         if name != "train":
             scorers[name] = Scorer(data.kind, metric, data.labels, truth)
-    return Material(checkpoint, data, inputs, **rows, scorers=scorers, coverage=coverage)
+    tokens = count_lengths(rows["train"].lengths if data.kind == ANSWERS else found["train"])
+    return Material(checkpoint, data, inputs, tokens, cuts, **rows, scorers=scorers, coverage=coverage)
+
+
+def _cut(name: str, counts: np.ndarray, split: Split, kind: str, tokenizer: Tokenizer, length: int) -> Cut:
+    """What a split loses. Of question answering that is the end of questions longer than half of a window, without
+    special tokens; their contexts are read in as many windows as they need."""
+    if kind != ANSWERS:
+        return Cut.of(name, count_lengths(counts), length)
+    special = tokenizer.num_special_tokens_to_add(False)
+    return Cut.of(name, count_lengths(lengths(tokenizer, split.texts) - special), length // 2)

@@ -18,14 +18,16 @@ from edgebert.plan import CompressionPlan
 from edgebert.remote import bench_on, open_device
 from edgebert.request import FitRequest
 from edgebert.stages import Workplace, exported
-from edgebert.verifying import Measured, missed, settle
+from edgebert.verifying import Measured, each_tried, missed, settle
 
 RUNS = 200
 
 
-def settled(request: FitRequest, decide: Callable[[DeviceProfile], CompressionPlan], material: Material,
+def settled(request: FitRequest, decide: Callable[[DeviceProfile, str], CompressionPlan], material: Material,
             work: Workplace) -> tuple[FitRequest, CompressionPlan]:
-    """The plan that keeps the budget on the device, and the request with the profile as it was corrected there."""
+    """The plan that keeps the budget on the device, and the request with the profile as it was corrected there. decide: a
+    plan for a profile and a runtime. Where the runtime is left open, the best plan of each is timed first; not where
+    every decision trains students (a limit on the drop alone)."""
     assert request.verify_on is not None
     device, keep = open_device(request.verify_on), kept_in(records_file(request))
 
@@ -35,7 +37,8 @@ def settled(request: FitRequest, decide: Callable[[DeviceProfile], CompressionPl
 
     def timed(plan: CompressionPlan) -> Measured:
         torch.manual_seed(request.seed)
-        artifact, = exported("trial", Encoder(plan.shape).eval(), plan.runtime, (plan.precision,), material.inputs,
+        inputs = replace(material.inputs, lengths=plan.lengths)
+        artifact, = exported("trial", Encoder(plan.shape).eval(), plan.runtime, (plan.precision,), inputs,
                              request.tflite_compat, material.data.labels, work)
         with work.reporter.stage(f"time a trial file on {device.name}"):
             record, = bench_on(device, [artifact.path], options(plan), keep)
@@ -43,7 +46,12 @@ def settled(request: FitRequest, decide: Callable[[DeviceProfile], CompressionPl
             work.reporter.say(f"  note: {reason}")
         return Measured.of(record, plan.budget.percentile)
 
-    found = settle(request.profile, decide, timed, request.verify_rounds, device.name, work.reporter.say)
+    profile, say = request.profile, work.reporter.say
+    names = profile.runtimes(request.threads)
+    if request.runtime == "auto" and len(names) > 1 and not (request.minimise_latency or request.tflite_compat):
+        each = [lambda costs, name=name: decide(costs, name) for name in names]
+        profile = each_tried(profile, each, timed, device.name, say)
+    found = settle(profile, lambda costs: decide(costs, request.runtime), timed, request.verify_rounds, device.name, say)
     note = f"plan {'kept' if found.rounds == 1 else 'found'} in {found.rounds} round{'s' * (found.rounds > 1)}"
     plan = replace(found.plan, provenance={**found.plan.provenance, "verified on": f"{device.name}: {note}"})
     return replace(request, profile=found.profile), plan

@@ -68,4 +68,4 @@ def origin_of(request: FitRequest, supernet: Supernet | None, material: Material
         if request.tflite_compat:  # tflite-runtime 2.14.0 answers zeros for 4-bit files
             tables = replace(tables, int4_embedding=None)
         origin = replace(origin, tables=tables)
-    return origin
+    return replace(origin, tables=replace(origin.tables, tokens=dict(material.tokens)))

@@ -8,11 +8,12 @@ from pathlib import Path
 from edgebert.benching import bench, over_budget
 from edgebert.bundling import Outcome, keep_failed, write_bundle
 from edgebert.cache import Cache
-from edgebert.choice import candidates, choose_plan, fastest_within
+from edgebert.choice import by_runtime, candidates, choose_plan, fastest_within, with_lengths
 from edgebert.crew import leave_to_main
 from edgebert.cutting import Cut, cut_of
 from edgebert.errors import AccuracyError, OverBudgetError
 from edgebert.evidence import Evidence
+from edgebert.given import as_given, require_given
 from edgebert.material import Material, gather
 from edgebert.methods import why_searched
 from edgebert.modeling import Encoder
@@ -23,7 +24,7 @@ from edgebert.pricing import options_of
 from edgebert.progress import Reporter
 from edgebert.prove import Nets, Unproven, evaluate, prove
 from edgebert.request import EFFORTS, FitRequest
-from edgebert.search import front, search
+from edgebert.search import Infeasible, front, search
 from edgebert.stages import RECOVERY, RECOVERY_ASK, Workplace, schedule_for, student_of, teacher_of
 from edgebert.supernet import open_supernet
 from edgebert.tables import ErrorTables
@@ -68,10 +69,10 @@ def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResu
     except (AccuracyError, Unproven) as error:
         reporter.say(f"  kept for inspection: {keep_failed(request, plan, student, material, error)}")
         raise
-    points = front(origin.tables, request.profile, request.budget, plan.runtime, plan.threads, plan.length,
-                   signatures=len(material.inputs.lengths))
+    points = around(plan, request, origin)
+    runtimes = by_runtime(plan, origin.tables, request.profile)
     with reporter.stage("write the bundle"):
-        evidence = write_bundle(request, material, Outcome(plan, origin.tables, student, models, proof, points),
+        evidence = write_bundle(request, material, Outcome(plan, origin.tables, student, models, proof, points, runtimes),
                                 reporter.seconds)
     require_measured(request)
     return FitResult(request.out, plan, evidence)
@@ -79,11 +80,13 @@ def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResu
 
 def require_feasible(request: FitRequest, material: Material) -> None:
     """Raises search.Infeasible before anything is trained where no subnet at all fits the budget. Where a device will be
-    asked, the profile is not believed that far."""
+    asked, the profile is not believed that far; a plan that was given is held against the model alone."""
+    if request.given is not None:
+        return require_given(request.given, material.checkpoint.net.shape)
     if request.verify_on is not None:
         return
     blank = ErrorTables.blank(material.checkpoint.net.shape, material.inputs.max_length)
-    choose_plan(blank, request.profile, request.budget, request.runtime, request.threads, blank.length)
+    choose_plan(blank, request.profile, request.budget, request.runtime, request.threads, blank.length, request.shorter)
 
 
 def recovery(request: FitRequest, material: Material, origin: Origin) -> Schedule:
@@ -100,22 +103,32 @@ def planned(request: FitRequest, material: Material, teacher: Encoder, origin: O
     """The plan, by the profile alone or by what a device measures; then the request holds the corrected profile."""
     if request.verify_on is None:
         return request, decide(request, material, teacher, origin, work)
-    return settled(request, lambda costs: decide(replace(request, profile=costs), material, teacher, origin, work),
-                   material, work)
+    return settled(request, lambda costs, runtime: decide(replace(request, profile=costs, runtime=runtime), material,
+                                                          teacher, origin, work), material, work)
 
 
 def decide(request: FitRequest, material: Material, teacher: Encoder, origin: Origin,
            work: Workplace) -> CompressionPlan:
-    """The plan: the most exact one inside the budget, or the fastest one inside max_drop."""
+    """The plan: the one given, or the most exact one inside the budget, or the fastest one inside max_drop, with the
+    lengths that serve the training rows best."""
+    if request.given is not None:
+        return as_given(request.given, origin.tables, request.profile)
+    found = searched(request, material, teacher, origin, work)
+    return with_lengths(found, origin.tables, request.profile, request.runtime)
+
+
+def searched(request: FitRequest, material: Material, teacher: Encoder, origin: Origin,
+             work: Workplace) -> CompressionPlan:
+    """The plan for the longest input, and for the lengths that were asked for beside it."""
     length, budget, tables = material.inputs.max_length, request.budget, origin.tables
     if origin.space and not request.minimise_latency:
         return best_measured(request, material, origin, work)
     with work.reporter.stage("search"):
-        first = choose_plan(tables, request.profile, budget, request.runtime, request.threads, length)
+        first = choose_plan(tables, request.profile, budget, request.runtime, request.threads, length, request.shorter)
         if not request.minimise_latency:
             return first
         plans = front(tables, request.profile, budget, first.runtime, request.threads, length,
-                      signatures=len(material.inputs.lengths))
+                      shorter=request.shorter)
     points = material.scorers["select"].points
     before = points(logits_of(teacher, material.select))
 
@@ -142,7 +155,7 @@ def best_measured(request: FitRequest, material: Material, origin: Origin, work:
     depths = [origin.space.kept(depth) for depth in origin.space.depths]
     with work.reporter.stage("search"):
         plans = candidates(origin.tables, depths, request.profile, request.budget, request.runtime, request.threads,
-                           material.inputs.max_length)
+                           material.inputs.max_length, request.shorter)
     scores = []
     with work.reporter.stage("try plans on the selection split", len(plans)) as tick:
         for plan in plans:
@@ -154,18 +167,28 @@ def best_measured(request: FitRequest, material: Material, origin: Origin, work:
     return plans[scores.index(max(scores))]
 
 
+def around(plan: CompressionPlan, request: FitRequest, origin: Origin) -> tuple[CompressionPlan, ...]:
+    """The front that the plan lies on, or beside; none where nothing keeps the budget of a plan that was given."""
+    try:
+        return front(origin.tables, request.profile, request.budget, plan.runtime, plan.threads, plan.length,
+                     shorter=plan.shorter)
+    except Infeasible:
+        if request.given is None:
+            raise
+        return ()
+
+
 def explained(plan: CompressionPlan, origin: Origin, material: Material, cut: Cut, request: FitRequest,
               reporter: Reporter) -> CompressionPlan:
     """The plan, saying which of the methods asked for it uses, and why."""
     rows = {row.precision: row for row in request.profile.rows
             if (row.runtime, row.threads) == (plan.runtime, plan.threads)}
-    signatures = len(material.inputs.lengths)
     budget = replace(plan.budget, max_latency_ms=plan.budget.max_latency_ms or plan.estimate.tail_ms)
 
     def again(tables: ErrorTables) -> CompressionPlan:
-        return search(tables, request.profile, budget, plan.runtime, plan.threads, plan.length, signatures=signatures)
+        return search(tables, request.profile, budget, plan.runtime, plan.threads, plan.length, shorter=plan.shorter)
 
-    options = options_of(origin.tables, rows, plan.length, signatures, plan.subnet.hidden)
+    options = options_of(origin.tables, rows, plan.length, plan.shorter, plan.subnet.hidden)
     reasons = [*cut.reasons, *why_searched(origin.tables, plan, options, again)]
     for line in reasons:
         reporter.say(f"  {line}")

@@ -11,10 +11,13 @@ from edgebert.cost import Estimate
 from edgebert.device import RUNTIMES, Budget
 from edgebert.errors import UsageError
 from edgebert.knapsack import Bound
-from edgebert.spec import MATRICES, EncoderShape, LayerSpec, SubnetSpec
+from edgebert.spec import MATRICES, EncoderShape, LayerSpec, SubnetSpec, input_lengths
 from exporters.artifact import LayerPrecision, Precision
 
 SCHEMA = 1
+
+GIVEN = "given"
+"""What the bound of a plan says that nobody searched: it was written or edited by hand."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class CompressionPlan:
     """What to build from a source model for a device.
 
     subnet: kept layers and their widths. kept_heads, kept_neurons: per kept layer, increasing source indices.
+    lengths: the sequence lengths that a TFLite file has signatures for; every file takes inputs up to the last one.
     predicted_error: the additive model's sum, in the error tables' metric. provenance: what the plan was made from.
     """
 
@@ -32,7 +36,7 @@ class CompressionPlan:
     precision: Precision
     runtime: str
     threads: int
-    length: int
+    lengths: tuple[int, ...]
     profile: str
     budget: Budget
     estimate: Estimate
@@ -56,8 +60,26 @@ class CompressionPlan:
             raise UsageError(f"plan: runtime '{self.runtime}' is not known, choose from {', '.join(RUNTIMES)}")
         if self.threads < 1:
             raise UsageError(f"plan: threads must be at least 1, got {self.threads}")
-        if not 2 <= self.length <= self.source.positions:
-            raise UsageError(f"plan: length must be 2 to {self.source.positions}, got {self.length}")
+        if not self.lengths or list(self.lengths) != sorted(set(self.lengths)):
+            raise UsageError(f"plan: lengths must be increasing, got {list(self.lengths)}")
+        for length in self.lengths:
+            if not 2 <= length <= self.source.positions:
+                raise UsageError(f"plan: lengths must be 2 to {self.source.positions}, got {length}")
+
+    @property
+    def length(self) -> int:
+        """The longest input, which the latency budget is for."""
+        return self.lengths[-1]
+
+    @property
+    def shorter(self) -> tuple[int, ...]:
+        """The other lengths."""
+        return self.lengths[:-1]
+
+    @property
+    def searched(self) -> bool:
+        """Whether the bound is a solver's."""
+        return self.bound.minimised != GIVEN
 
     @property
     def shape(self) -> EncoderShape:
@@ -73,7 +95,7 @@ class CompressionPlan:
                   for index, spec, choice, heads, neurons in zip(
                       self.subnet.kept, self.subnet.layers, self.precision.layers, self.kept_heads, self.kept_neurons)]
         value = {"schema": SCHEMA, "profile": self.profile, "runtime": self.runtime, "threads": self.threads,
-                 "length": self.length, "budget": asdict(self.budget), "estimate": asdict(self.estimate),
+                 "lengths": list(self.lengths), "budget": asdict(self.budget), "estimate": asdict(self.estimate),
                  "predicted_error": self.predicted_error, "bound": asdict(self.bound),
                  "embedding_precision": self.precision.embedding, "head_precision": self.precision.head,
                  **{name: value for name in ("word_rank", "hidden") if (value := getattr(self.subnet, name))},
@@ -106,7 +128,7 @@ class CompressionPlan:
                               read.option("word_rank", int, 0), read.option("hidden", int, 0)), source=whole,
             kept_heads=tuple(layer.ranges("kept_heads") for layer in layers),
             kept_neurons=tuple(layer.ranges("kept_neurons") for layer in layers), precision=precision,
-            runtime=read.take("runtime", str), threads=read.take("threads", int), length=read.take("length", int),
+            runtime=read.take("runtime", str), threads=read.take("threads", int), lengths=read.lengths(),
             profile=read.take("profile", str), budget=read.record("budget", Budget),
             estimate=read.record("estimate", Estimate), predicted_error=read.take("predicted_error", float),
             bound=read.record("bound", Bound),
@@ -161,6 +183,8 @@ def _precision(layers: list[tuple[str, str]], embedding: str, head: str) -> Prec
 
 
 _KINDS = {"int": int, "float": float, "str": str}
+_LATER = ("mean_ms",)
+"""Fields that older plans do not have."""
 
 
 class _Keys:
@@ -194,6 +218,15 @@ class _Keys:
     def option(self, key: str, kind: type, usual: Any) -> Any:
         return self.take(key, kind) if key in self.value else usual
 
+    def lengths(self) -> tuple[int, ...]:
+        """"lengths"; of older plans "length", beside half of which their TFLite files served."""
+        if "lengths" not in self.value:
+            return input_lengths(self.take("length", int))
+        found = self.take("lengths", list)
+        if not all(type(length) is int for length in found):
+            raise UsageError(f"{self.where}: lengths must be whole numbers, got {found!r:.40}")
+        return tuple(found)
+
     def ranks(self) -> tuple[tuple[str, int], ...]:
         """"ranks" in the order of MATRICES, none where the key is absent."""
         keys = _Keys(self.option("ranks", dict, {}), f"{self.where}: ranks")
@@ -204,7 +237,8 @@ class _Keys:
     def record(self, key: str, record: type) -> Any:
         keys, made = _Keys(self.take(key, dict), f"{self.where}: {key}"), {}
         for item in fields(record):
-            optional = str(item.type).endswith("| None") and keys.value.get(item.name, 0) is None
+            absent = keys.value.get(item.name, item.default if item.name in _LATER else 0)
+            optional = str(item.type).endswith("| None") and absent is None
             if optional:
                 keys.taken.add(item.name)
             kind = _KINDS.get(str(item.type).split(" ")[0], str)

@@ -25,11 +25,12 @@ SAME_RANK = (("query", "key", "value"), ("output",), ("up",), ("down",))
 """Matrices that get one rank together: those that read the same input."""
 
 
-def options_of(tables: ErrorTables, rows: dict[str, CostRow], length: int, signatures: int,
+def options_of(tables: ErrorTables, rows: dict[str, CostRow], length: int, shorter: tuple[int, ...] = (),
                hidden: int = 0) -> tuple[Option, ...]:
-    """rows: precision -> cost row of one runtime. signatures: lengths a TFLite file serves. hidden: width of the residual
-    stream, of tables.hidden, 0 for the source's; its error is the frame's, since every plan has one frame."""
-    source = cost.file_shape(tables.source, length, next(iter(rows.values())).runtime, signatures)
+    """rows: precision -> cost row of one runtime. shorter: lengths a TFLite file serves besides. hidden: width of the
+    residual stream, of tables.hidden, 0 for the source's; its error is the frame's, since every plan has one frame."""
+    signatures = 1 + len(shorter)
+    source = cost.file_shape(tables.source, length, next(iter(rows.values())).runtime, shorter)
     source = replace(source, hidden=hidden or source.hidden)
     narrow = tables.hidden[hidden] if hidden else 0.0
     tables_of_words = [(rank, name, error) for rank, error in {0: 0.0, **tables.word_ranks}.items() for name in rows]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from device_bench.errors import BenchError
 from device_bench.inputs import synthetic_inputs
 from device_bench.measure import interleave
 from device_bench.options import Options
-from device_bench.runtimes import open_model
+from device_bench.runtimes import Session, open_model
 from edgebert import cost
 from edgebert.errors import DeviceError
 from edgebert.evidence import FileEvidence, ModelEvidence, ParityRow, Score, Timing
@@ -24,11 +24,13 @@ from edgebert.material import Material
 from edgebert.modeling import Encoder
 from edgebert.plan import CompressionPlan
 from edgebert.request import FitRequest
+from edgebert.sampling import about_model
 from edgebert.stages import Workplace, exported, weights_hash
 from edgebert.tokenization import PROBE_TEXTS, encode, load_tokenizer
 from edgebert.train.batches import Rows
 from edgebert.train.teacher import logits_of
 from exporters.artifact import Artifact, Precision
+from exporters.execution import Execution, check_execution, execution_of
 from exporters.parity import Check, Parity, ParityError, check_ids, check_logits, check_metric
 from exporters.parity import logits_of as file_logits
 
@@ -94,24 +96,44 @@ def prove_score(artifact: Artifact, material: Material, student: Score,
     return own, check, tuple(scorer.texts(logits)[:SHOWN])
 
 
+def prove_execution(artifact: Artifact, net: Encoder, precision: Precision,
+                    compat: bool) -> tuple[Execution, tuple[Check, ...]]:
+    """How the runtime runs the file here, and whether that is as planned: no matrix is multiplied in float that should
+    be of integers, none outside the runtime's fast path. compat: the file restores floats on purpose, for a runtime that
+    is not here; nothing is asked of it."""
+    found = execution_of(artifact.path)
+    if compat:
+        return found, ()
+    copies = len(artifact.inputs.lengths) if artifact.format == "tflite" else 1
+    blocks = cost.blocks(net.shape, precision, artifact.inputs.max_length)
+    floats = sum(block.weights for block, kind in blocks if kind in ("fp32", "fp16"))
+    return found, check_execution(found, copies * floats)
+
+
 def parity_rows(file: str, checks: Sequence[Check]) -> tuple[ParityRow, ...]:
     return tuple(ParityRow(file, c.name, c.rows, float(c.value), float(c.bound), c.ok, c.detail) for c in checks)
 
 
 def time_files(files: Sequence[tuple[str, Artifact, Score | None]], length: int, threads: int,
                vocabulary: int) -> tuple[tuple[FileEvidence, ...], dict[str, Any]]:
-    """Times files side by side on this machine: one row of `length` tokens, interleaved in one process; loading and
-    peak memory of each in a process of its own. Also the facts of this machine. vocabulary: ids are below it. Raises
-    DeviceError."""
+    """Times files side by side on this machine: one row of `length` tokens, interleaved in one process, with the
+    student's files' other lengths; loading and peak memory of each in a process of its own. Also the facts of this
+    machine. vocabulary: ids are below it. Raises DeviceError."""
     options = Options(threads=threads, length=length, runs=64, max_seconds=5.0, golden=False, vocabulary=vocabulary)
     alone, calls = {}, {}
+
+    def call(session: Session, tokens: int) -> Callable[[], object]:
+        feeds = synthetic_inputs(session, tokens, 1, vocabulary)
+        return lambda: session.run(feeds)
+
     try:
         for role, artifact, _ in files:
             key = f"{role} {artifact.path.name}"
             alone[key] = bench_in_child(artifact.path, options, timeout_s=300).result()
             session = open_model(artifact.path, threads, None, length)
-            feeds = synthetic_inputs(session, length, 1, vocabulary)
-            calls[key] = lambda session=session, feeds=feeds: session.run(feeds)
+            calls[key] = call(session, length)
+            for shorter in session.lengths[:-1] if role == "student" else ():
+                calls[f"{key} {shorter}"] = call(session, shorter)
     except BenchError as error:
         raise DeviceError(str(error)) from error
     timings = interleave(calls, runs=TIMED_RUNS, max_seconds=30.0, refill=2)
@@ -124,7 +146,9 @@ def time_files(files: Sequence[tuple[str, Artifact, Score | None]], length: int,
             role, artifact.path.name, artifact.format, artifact.precision, artifact.sha256, artifact.file_bytes, own,
             Timing(timing.samples_ns, timing.p50_ns / 1e6, timing.p90_ns / 1e6, single.load_ms,
                    single.first_inference_ms, (single.peak_rss_bytes or 0) / 1e6,
-                   tuple(single.warnings()))))
+                   tuple(single.warnings())),
+            tuple((shorter, timings[f"{key} {shorter}"].p50_ns / 1e6) for shorter in artifact.inputs.lengths[:-1]
+                  if f"{key} {shorter}" in timings)))
     return tuple(found), host
 
 
@@ -147,13 +171,14 @@ class Unproven(ParityError):
 @dataclass(frozen=True)
 class Proof:
     """Files that passed. artifacts: what goes into the bundle. rows: every check. files: every timed file. answers:
-    what the first file says to the first rows of the test split."""
+    what the first file says to the first rows of the test split. executions: how the runtimes run the shipped files."""
 
     artifacts: tuple[Artifact, ...]
     rows: tuple[ParityRow, ...]
     files: tuple[FileEvidence, ...]
     host: dict[str, Any]
     answers: tuple[str, ...]
+    executions: tuple[Execution, ...]
 
 
 def formats(request: FitRequest, plan: CompressionPlan) -> tuple[str, ...]:
@@ -163,8 +188,8 @@ def formats(request: FitRequest, plan: CompressionPlan) -> tuple[str, ...]:
 
 def prove(plan: CompressionPlan, nets: Nets, models: Sequence[ModelEvidence], material: Material, request: FitRequest,
           work: Workplace) -> Proof:
-    """Exports the student, as planned and in fp32, and checks ids, logits and score; then times the planned file
-    beside the teacher's int8 file of the same runtime. Raises Unproven where a check fails.
+    """Exports the student, as planned and in fp32, and checks ids, logits, score and how it is run; then times the
+    planned file beside the teacher's int8 file of the same runtime. Raises Unproven where a check fails.
 
     The fp32 file is not shipped: held to 1e-5 it proves the graph, which the rounding of int8 would hide.
     """
@@ -172,21 +197,26 @@ def prove(plan: CompressionPlan, nets: Nets, models: Sequence[ModelEvidence], ma
     sample = material.test.sample(PARITY_ROWS, work.seed)
     with work.reporter.stage("check the tokenizer"):
         tokens = prove_tokens(material.checkpoint.folder, material.checkpoint.folder, material.inputs.max_length)
-    rows, timed, shipped, answers = list(parity_rows("tokenizer", [tokens])), [], [], []
+    rows, timed, shipped, answers, executions = list(parity_rows("tokenizer", [tokens])), [], [], [], []
     checks = [tokens]
     whole = Precision.uniform("int8", len(nets.teacher.layers))
     exact = Precision.uniform("fp32", len(nets.student.layers))
     wanted = (plan.precision,) if plan.precision == exact else (plan.precision, exact)
+    inputs = replace(material.inputs, lengths=plan.lengths)
+    about = about_model(material.data.name, material.data.labels, material.checkpoint.folder)
     for format in formats(request, plan):
         labels = material.data.labels
-        made = exported("student", nets.student, format, wanted, material.inputs, request.tflite_compat, labels, work)
-        baseline, = exported("teacher", nets.teacher, format, (whole,), material.inputs, None, labels, work)
+        made = exported("student", nets.student, format, wanted, inputs, request.tflite_compat, labels, work, about)
+        baseline, = exported("teacher", nets.teacher, format, (whole,), inputs, None, labels, work)
         artifact = made[0]
         with work.reporter.stage(f"prove {artifact.path.name}"):
             own, metric, said = prove_score(artifact, material, student, teacher)
             answers.append(said)
+            compat = bool(request.tflite_compat) and format == "tflite"
+            run, ran = prove_execution(artifact, nets.student, plan.precision, compat)
+            executions.append(run)
             for file in made:
-                found = [*prove_logits(file, nets.student, sample), *([metric] if file is artifact else [])]
+                found = [*prove_logits(file, nets.student, sample), *([metric, *ran] if file is artifact else [])]
                 checks += found
                 rows += parity_rows(file.path.name, found)
         shipped.append(artifact)
@@ -197,4 +227,4 @@ def prove(plan: CompressionPlan, nets: Nets, models: Sequence[ModelEvidence], ma
     with work.reporter.stage("time the files on this machine"):
         threads = min(plan.threads, len(current_cores() or (0,)))
         files, host = time_files(timed, material.inputs.max_length, threads, min(1000, plan.source.vocab))
-    return Proof(tuple(shipped), tuple(rows), files, host, answers[0])
+    return Proof(tuple(shipped), tuple(rows), files, host, answers[0], tuple(executions))

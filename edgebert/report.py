@@ -18,6 +18,7 @@ from edgebert.layout import AUTO_CLASSES
 from edgebert.methods import SAID
 from edgebert.plan import CompressionPlan
 from edgebert.readings import READINGS
+from edgebert.sampling import Samples
 from edgebert.wording import FILTERS, LEVEL, cores_text, fact_text, mb, ms, signed, spaced, times, typeset
 
 if TYPE_CHECKING:
@@ -77,12 +78,14 @@ def render_report(evidence: Evidence, plan: CompressionPlan, profile: DeviceProf
 
 
 def render_bundle_readme(evidence: Evidence, plan: CompressionPlan, profile: DeviceProfile | None,
-                         command: str) -> str:
-    """README.md of the bundle: what is in it, how to check it, how to run it. command: what made the bundle."""
+                         command: str, samples: Samples | None = None) -> str:
+    """README.md of the bundle: what is in it, how to check it, how to run it. command: what made the bundle. samples: the
+    programs in it."""
     files = {form: [file for file in _students(evidence) if file.format == form] for form in RUNTIME_NAMES}
     example = evidence.examples[0] if evidence.examples else Example("hello", None, "")
     return _environment().get_template("bundle_readme.md.j2").render(
-        **_values(evidence, plan, profile, ELSEWHERE), files=files, command=command,
+        **_values(evidence, plan, profile, ELSEWHERE), files=files, command=command, samples=samples,
+        ported=samples is not None and any(language.own_tokens for language in samples.languages),
         per_token=READINGS[evidence.kind].kotlin is None, auto_class=f"AutoModel{AUTO_CLASSES[evidence.kind]}",
         compat=any("_compat" in file.name for file in files["tflite"]),
         int8=any(file.precision != "fp32" for file in files["tflite"]),
@@ -224,6 +227,18 @@ def stored_lines(plan: CompressionPlan) -> tuple[str, ...]:
         for index, spec in zip(plan.subnet.kept, plan.subnet.layers) if spec.factored))
 
 
+def length_values(evidence: Evidence) -> dict[str, Any]:
+    """What each length of the TFLite file serves and takes. measured_at: length -> median of the student's file here.
+    mean_estimated, mean_measured: over the training rows; None where a length was not timed."""
+    file = next((file for file in _students(evidence) if file.format == "tflite"), None)
+    measured = {} if file is None else {**dict(file.shorter), evidence.length: file.timing.p50_ms}
+    total = sum(one.rows for one in evidence.served)
+    whole = total and all(one.length in measured for one in evidence.served)
+    return {"total_served": total, "measured_at": measured,
+            "mean_estimated": sum(one.rows * one.latency_ms for one in evidence.served) / total if total else None,
+            "mean_measured": sum(one.rows * measured[one.length] for one in evidence.served) / total if whole else None}
+
+
 def _values(evidence: Evidence, plan: CompressionPlan, profile: DeviceProfile | None, place: str) -> dict[str, Any]:
     """What all three texts speak of."""
     students = _students(evidence)
@@ -233,7 +248,7 @@ def _values(evidence: Evidence, plan: CompressionPlan, profile: DeviceProfile | 
         "student": evidence.model("student"), "students": students, "host_name": _host_name(evidence),
         "reading": READINGS[evidence.kind],
         "versus": {file.name: versus(evidence, file) for file in students}, "runtime_names": RUNTIME_NAMES,
-        "role_names": ROLE_NAMES}
+        "role_names": ROLE_NAMES, **length_values(evidence)}
 
 
 def _students(evidence: Evidence) -> tuple[FileEvidence, ...]:

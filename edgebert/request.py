@@ -13,6 +13,7 @@ from edgebert.methods import DEFAULT
 from edgebert.trimming import VocabularyChoice
 
 if TYPE_CHECKING:
+    from edgebert.plan import CompressionPlan
     from edgebert.supernet import Supernet
 
 EFFORTS = {"quick": 0.25, "standard": 1.0, "thorough": 4.0, "full": 4.0}
@@ -28,7 +29,8 @@ class RunRequest:
 
     model: a checkpoint folder or hub id, None for the demo encoder. task: a demo task; data: a file or folder of your
     own; one of the two. kind: of task, one of data_kinds.KINDS, None to read it from the data. metric: one that fits
-    the kind, None for its usual one. length: tokens a row is cut to, None to take it from the training rows.
+    the kind, None for its usual one. length: tokens a row is cut to, None to take it from the training rows. lengths:
+    those a TFLite file is made for, the last one being `length`; None to choose them by the training rows.
     vocabulary: which pieces stay, None for all of them. teacher_epochs: None for as many as the data ask for.
     tensorboard: folder for curves, None for none. command: what a person typed, for the records.
     """
@@ -40,6 +42,7 @@ class RunRequest:
     kind: str | None = None
     metric: str | None = None
     length: int | None = None
+    lengths: tuple[int, ...] | None = None
     vocabulary: VocabularyChoice | None = None
     teacher_epochs: int | None = None
     tensorboard: Path | None = None
@@ -55,6 +58,14 @@ class RunRequest:
     def __post_init__(self) -> None:
         if (self.task is None) == (self.data is None):
             raise UsageError("give either --task (a demo task) or --data (your own), not both")
+        if self.lengths is not None and self.lengths[-1] != self.length:
+            raise UsageError(f"the longest of --lengths is {self.lengths[-1]}, rows are cut to {self.length}: let both "
+                             "be the same")
+
+    @property
+    def shorter(self) -> tuple[int, ...]:
+        """Lengths below the longest that were asked for."""
+        return (self.lengths or ())[:-1]
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,7 @@ class FitRequest(RunRequest):
     methods: of methods.METHODS, those that may be used. minimise_latency: the budget's max_drop is the goal's limit,
     latency the goal. this_machine: the target is the machine this runs on, so that the measured latency is held against
     the budget. verify_on: the device, as remote.open_device names it, that plans are timed on until one keeps the budget
-    there, at most verify_rounds times; None to believe the profile.
+    there, at most verify_rounds times; None to believe the profile. given: a plan to build as it is; None to search one.
     """
 
     profile: DeviceProfile
@@ -82,6 +93,7 @@ class FitRequest(RunRequest):
     verify_on: str | None = None
     verify_rounds: int = 5
     zip: bool = False
+    given: CompressionPlan | None = None
 
     def as_in(self, supernet: Supernet) -> FitRequest:
         """The same request for the model and the data that a supernet was trained with. The data may have moved: then
@@ -91,6 +103,9 @@ class FitRequest(RunRequest):
         if data is not None and not data.exists():
             raise UsageError(f"{data}: the data that {supernet.folder} was trained on are not there; say with --data "
                              "where they are now")
+        if self.lengths is not None and self.lengths[-1] != record.length:
+            raise UsageError(f"--lengths: the supernet was trained on rows cut to {record.length} tokens; let that be "
+                             "the longest")
         return replace(self, model=str(supernet.teacher_folder), task=None if data else record.task, data=data,
                        columns=record.columns, kind=record.kind, metric=record.metric, length=record.length)
 

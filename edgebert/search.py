@@ -43,7 +43,7 @@ class _Problem:
     runtime: str
     threads: int
     length: int
-    signatures: int
+    shorter: tuple[int, ...]
     options: tuple[Option, ...]
     limits: dict[str, float]
     minimise: str
@@ -53,12 +53,12 @@ class _Problem:
 def search(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: str = "auto",
            threads: int | None = None, length: int = 64, max_error: float | None = None,
            minimise: Literal["error", "latency"] = "error",
-           precisions: tuple[str, ...] = PRECISIONS, signatures: int = 1) -> CompressionPlan:
+           precisions: tuple[str, ...] = PRECISIONS, shorter: tuple[int, ...] = ()) -> CompressionPlan:
     """The plan of least predicted error (or least latency) inside the budget, for inputs of `length` tokens.
 
     runtime "auto" tries every runtime the profile has cost rows for and takes the lowest error, then the lowest
     latency. max_error limits the predicted error, in the tables' metric. precisions: what blocks may be stored in.
-    signatures: how many lengths a TFLite file serves, which its size depends on.
+    shorter: other lengths that the file is made for, which the size of a TFLite file and its memory depend on.
     Embedding and head share one precision, charged with the tables' int8_embedding; an int8 model's word table may be in
     4 bits where the tables say what that costs. The budget's max_drop is not used: it is in points of the task metric,
     which the additive model does not know.
@@ -72,7 +72,7 @@ def search(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime:
     for name, hidden in itertools.product(names, (0, *tables.hidden)):
         try:
             plans.append(_solve(_problem(tables, profile, budget, name, threads, length, max_error, minimise,
-                                         precisions, signatures, hidden)))
+                                         precisions, shorter, hidden)))
         except Infeasible as infeasible:
             failures.append(infeasible)
     if plans:
@@ -81,9 +81,31 @@ def search(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime:
     raise min(failures, key=lambda failure: sum(need / have - 1 for need, have in failure.misses.values()))
 
 
+def runner_up(plan: CompressionPlan, tables: ErrorTables, profile: DeviceProfile) -> CompressionPlan | None:
+    """The best plan but the best one, for the runtime, threads, lengths and budget of `plan`; None where only one fits.
+
+    Of forms of a block that another form beats in every respect none is looked at. Raises as `search` does.
+    """
+    def problem(hidden: int) -> _Problem:
+        return _problem(tables, profile, plan.budget, plan.runtime, plan.threads, plan.length, None, "error", PRECISIONS,
+                        plan.shorter, hidden)
+
+    best = search(tables, profile, plan.budget, plan.runtime, plan.threads, plan.length, shorter=plan.shorter)
+    found = []
+    for hidden in (0, *tables.hidden):
+        asked = problem(hidden)
+        drops = tuple(errors.drop for errors in tables.layers)
+        first = solve(asked.options, drops, asked.limits, asked.minimise)
+        if first is not None and hidden == best.subnet.hidden:
+            first = solve(asked.options, drops, asked.limits, asked.minimise, without=first[0])
+        if first is not None:
+            found.append(_plan(asked, *first))
+    return min(found, key=lambda plan: (plan.predicted_error, plan.estimate.latency_ms), default=None)
+
+
 def front(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: str, threads: int | None = None,
           length: int = 64, points: int = 12, precisions: tuple[str, ...] = PRECISIONS,
-          signatures: int = 1) -> tuple[CompressionPlan, ...]:
+          shorter: tuple[int, ...] = ()) -> tuple[CompressionPlan, ...]:
     """Optimal plans from the fastest possible to the most exact, by rising latency and falling error.
 
     The budget's memory and size limits hold, its latency does not. At most `points` plans, fewer where neighbours
@@ -93,7 +115,7 @@ def front(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: 
 
     def best(limit: float | None, minimise: Literal["error", "latency"] = "error") -> CompressionPlan:
         return search(tables, profile, replace(free, max_latency_ms=limit), runtime, threads, length,
-                      minimise=minimise, precisions=precisions, signatures=signatures)
+                      minimise=minimise, precisions=precisions, shorter=shorter)
 
     fastest, exact = best(None, "latency"), best(None)
     low, high = fastest.estimate.tail_ms, exact.estimate.tail_ms
@@ -108,7 +130,7 @@ def front(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: 
 
 
 def _problem(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: str, threads: int, length: int,
-             max_error: float | None, minimise: str, precisions: tuple[str, ...], signatures: int,
+             max_error: float | None, minimise: str, precisions: tuple[str, ...], shorter: tuple[int, ...],
              hidden: int) -> _Problem:
     have = {row.precision for row in profile.rows if (row.runtime, row.threads) == (runtime, threads)}
     names = [name for name in precisions if name in have] or precisions[:1]
@@ -126,8 +148,8 @@ def _problem(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtim
         numbers += [value for errors in e.ranks.values() for value in errors.values()]
     if not all(math.isfinite(value) for value in numbers):
         raise UsageError("error tables hold a value that is not a finite number: measure them again")
-    return _Problem(tables, profile, budget, runtime, threads, length, signatures,
-                    options_of(tables, rows, length, signatures, hidden),
+    return _Problem(tables, profile, budget, runtime, threads, length, shorter,
+                    options_of(tables, rows, length, shorter, hidden),
                     {name: limit for name, limit in limits.items() if limit is not None}, minimise, hidden)
 
 
@@ -170,10 +192,10 @@ def _plan(problem: _Problem, chosen: tuple[Option, ...], bound: Bound) -> Compre
         kept_heads=kept_indices(subnet, tables.head_order, [layer.heads for layer in subnet.layers]),
         kept_neurons=kept_indices(subnet, tables.neuron_order, [layer.ffn for layer in subnet.layers]),
         precision=precision,
-        runtime=problem.runtime, threads=problem.threads, length=problem.length, profile=problem.profile.name,
-        budget=budget, estimate=cost.estimate(subnet.shape(tables.source), precision, problem.profile,
-                                              problem.runtime, problem.threads, problem.length, budget.percentile,
-                                              problem.signatures),
+        runtime=problem.runtime, threads=problem.threads, lengths=(*problem.shorter, problem.length),
+        profile=problem.profile.name, budget=budget,
+        estimate=cost.estimate(subnet.shape(tables.source), precision, problem.profile, problem.runtime, problem.threads,
+                               problem.length, budget.percentile, problem.shorter),
         predicted_error=dropped + sum(option.error for option in chosen), bound=bound,
         provenance={"tables_sha256": digest, "metric": tables.metric, "criterion": tables.criterion,
                     "model_sha256": tables.model_sha256, "data_sha256": tables.data_sha256})

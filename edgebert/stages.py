@@ -37,6 +37,7 @@ from edgebert.train.teacher import fine_tune
 from edgebert.train.tensorboard import tensorboard
 from exporters.artifact import Artifact, InputSpec, Precision
 from exporters.files import export_files
+from exporters.tflite_metadata import About
 
 TEACHER = Schedule(epochs=1, learning_rate=1.5e-4)
 RECOVERY = Schedule(epochs=1, learning_rate=4e-4, weight_decay=0.0)
@@ -202,18 +203,21 @@ def file_name(format: str, precision: str, compat: str | None) -> str:
 
 
 def exported(role: str, net: Encoder, format: str, precisions: tuple[Precision, ...], spec: InputSpec,
-             compat: str | None, labels: tuple[str, ...], work: Workplace) -> tuple[Artifact, ...]:
-    """Files of one network in the cache, one for each precision. role: "student" or "teacher", for the progress."""
+             compat: str | None, labels: tuple[str, ...], work: Workplace,
+             about: About | None = None) -> tuple[Artifact, ...]:
+    """Files of one network in the cache, one for each precision. role: "student" or "teacher", for the progress. about:
+    what readers of TFLite metadata are told."""
     names = [file_name(format, p.name, compat if format == "tflite" and p.name != "fp32" else None) for p in precisions]
     metadata = {"labels": json.dumps(labels), "lengths": json.dumps(spec.lengths)}
     inputs = {"model": weights_hash(net), "format": format, "precisions": [asdict(p) for p in precisions],
-              "inputs": asdict(spec), "compat": compat, "labels": list(labels)}
+              "inputs": asdict(spec), "compat": compat, "labels": list(labels),
+              "about": None if about is None or format != "tflite" else hashlib.sha256(repr(about).encode()).hexdigest()}
     title = f"export the {role}, {format} {precisions[0].name}"
 
     def make(out: Path, partial: Path) -> None:
         files = {out / name: precision for name, precision in zip(names, precisions, strict=True)}
         with work.reporter.stage(title), quietly():
-            export_files(format, net, files, spec, metadata, compat)
+            export_files(format, net, files, spec, metadata, compat, about=about)
 
     def load(entry: Path) -> tuple[Artifact, ...]:
         return tuple(Artifact.of(entry / name, format, p.name, spec) for name, p in zip(names, precisions, strict=True))

@@ -78,6 +78,7 @@ class ErrorTables:
     rows, length: how many training rows, cut to how many tokens, the errors were measured on. int8_embedding,
     int4_embedding: error of a word table in so many bits, the latter None where it was not measured. word_ranks: rank of
     the word table -> error; hidden: width of a narrower residual stream -> error; empty where they were not measured.
+    tokens: of a training row, nothing cut off -> how many rows have so many; empty where they were not counted.
     """
 
     source: EncoderShape
@@ -94,6 +95,7 @@ class ErrorTables:
     word_ranks: dict[int, float] = field(default_factory=dict)
     hidden: dict[int, float] = field(default_factory=dict)
     int4_embedding: float | None = None
+    tokens: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         count = len(self.source.layers)
@@ -160,6 +162,8 @@ class ErrorTables:
                                  if (errors := getattr(self, name))}
         if self.int4_embedding is not None:
             words["int4_embedding"] = self.int4_embedding
+        if self.tokens:
+            words["tokens"] = {str(count): rows for count, rows in self.tokens.items()}
         return {"schema": SCHEMA, "source": self.source.to_json(), "metric": self.metric,
                 "criterion": self.criterion, "layers": layers, "int8_embedding": self.int8_embedding,
                 "head_order": [list(order) for order in self.head_order],
@@ -179,7 +183,8 @@ class ErrorTables:
                        tuple(tuple(o) for o in value["neuron_order"]), int(value["rows"]), int(value["length"]),
                        value["model_sha256"], value["data_sha256"], _numbers(value.get("word_ranks", {})),
                        _numbers(value.get("hidden", {})),
-                       float(value["int4_embedding"]) if "int4_embedding" in value else None)
+                       float(value["int4_embedding"]) if "int4_embedding" in value else None,
+                       {int(count): int(rows) for count, rows in value.get("tokens", {}).items()})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"not a table of errors: {error}") from error
 

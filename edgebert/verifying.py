@@ -7,7 +7,7 @@ device refuses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from device_bench.result import BenchResult
@@ -17,7 +17,6 @@ from edgebert.device import CostRow, DeviceProfile
 from edgebert.errors import OverBudgetError
 from edgebert.plan import CompressionPlan
 from edgebert.search import Infeasible
-from edgebert.spec import input_lengths
 
 WORTH = 0.99
 """A plan inside the budget is left for another one only where that promises less than this part of its error."""
@@ -90,8 +89,22 @@ def settle(profile: DeviceProfile, decide: Decide, timed: Timed, most: int, devi
         raise OverBudgetError(f"{device}: after {spent} rounds {'; '.join(misses)}: allow more of them with "
                               "--verify-rounds, or a larger budget")
     again = cost.estimate(best.shape, best.precision, profile, best.runtime, best.threads, best.length,
-                          best.budget.percentile, len(input_lengths(best.length)))
-    return Settled(profile, replace(best, estimate=again), spent)
+                          best.budget.percentile, best.shorter)
+    mean = best.estimate.mean_ms  # rows are corrected by one factor, which the mean shares
+    return Settled(profile, replace(best, estimate=replace(
+        again, mean_ms=None if mean is None else mean * again.latency_ms / best.estimate.latency_ms)), spent)
+
+
+def each_tried(profile: DeviceProfile, decides: Sequence[Decide], timed: Timed, device: str,
+               say: Callable[[str], None]) -> DeviceProfile:
+    """The profile corrected by one trial of each decision's own plan: those of the runtimes, so that the choice between
+    them rests on what both measure and not on whose cost rows flatter more."""
+    for decide in decides:
+        plan = _first(decide, profile)
+        found = timed(plan)
+        say(f"  {plan.runtime} on {device}: {_sentence(plan, found)}")
+        profile = corrected(profile, plan, found)
+    return profile
 
 
 def _first(decide: Decide, profile: DeviceProfile) -> CompressionPlan:

@@ -19,6 +19,13 @@ def mb(value: float) -> str:
     return f"{value:.{2 if value < 10 else 1 if value < 1000 else 0}f} MB"
 
 
+def percent(share: float) -> str:
+    """A share in percent, with a space that does not break; "none" for 0, "all" for 100."""
+    if share in (0, 100):
+        return "all" if share else "none"
+    return f"{share:.1f}\N{NO-BREAK SPACE}%" if share >= 1 else f"{share:.2g}\N{NO-BREAK SPACE}%"
+
+
 def millions(count: int) -> str:
     if count >= 1e9:
         return f"{count / 1e9:.2f} G"
@@ -100,7 +107,7 @@ def fence(text: str, language: str = "") -> str:
 
 
 FILTERS: dict[str, Callable[..., str]] = {
-    "ms": ms, "megabytes": mb, "signed": signed, "duration": duration, "millions": millions, "words": spaced,
-    "typeset": typeset, "cut": shortened, "quoted": quoted, "python": repr, "code": code_span,
+    "ms": ms, "percent": percent, "megabytes": mb, "signed": signed, "duration": duration, "millions": millions,
+    "words": spaced, "typeset": typeset, "cut": shortened, "quoted": quoted, "python": repr, "code": code_span,
     "cell": lambda text: code_span(text).replace("|", "\\|"), "fence": fence}
 """What templates may call these functions."""

@@ -46,13 +46,11 @@ def budget_for_share(runtime: str, task: str) -> str:
     """The latency that is SHARE of the teacher's int8 file's, by the cost rows measured for this kind of machine."""
     from edgebert import ErrorTables, estimate, load_profile
     from edgebert.demo import demo_tables
-    from edgebert.spec import input_lengths
     from exporters.artifact import Precision
 
     tables = ErrorTables.loads(demo_tables(task).read_text(encoding="utf-8"))
     precision = Precision.uniform("int8", len(tables.source.layers))
-    whole = estimate(tables.source, precision, load_profile("x86-laptop"), runtime, 1, tables.length,
-                     signatures=len(input_lengths(tables.length)))
+    whole = estimate(tables.source, precision, load_profile("x86-laptop"), runtime, 1, tables.length)
     return f"{SHARE * whole.tail_ms:.4f}ms"
 
 

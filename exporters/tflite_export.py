@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from exporters.artifact import Artifact, ExportError, InputSpec, Precision
+from exporters.tflite_metadata import About, describe
 from exporters.tflite_quantize import Matrix, label, quantize
 
 COMPATS = ("2.14",)
@@ -90,11 +91,13 @@ def convert_part(module: Any, samples: Mapping[int, Mapping[str, Any]], matrices
 
 
 def write_tflite(converted: Converted, path: Path, precision: Precision,
-                 compat: str | None = None) -> Artifact:
-    """The quick half of `export_tflite`: quantises and writes."""
+                 compat: str | None = None, about: About | None = None) -> Artifact:
+    """The quick half of `export_tflite`: quantises and writes. about: what readers of TFLite metadata are told."""
     _check(converted.layers, converted.row, precision, compat)
     with _quiet(), _extra_needed():
         content = quantize(converted.content, precision, compat)
+        if about is not None:
+            content = describe(content, about)
     _write(path, content)
     return Artifact.of(path, "tflite", precision.name, converted.inputs)
 

@@ -11,7 +11,7 @@ from edgebert.choice import candidates
 from edgebert.device import Budget
 from edgebert.errors import BudgetError
 from edgebert.search import search
-from edgebert.spec import LayerSpec, SubnetSpec, input_lengths
+from edgebert.spec import LayerSpec, SubnetSpec
 from exporters.artifact import LayerPrecision, Precision
 from tests.test_search import FFN, HEADS, LENGTH, profile, tables
 
@@ -20,8 +20,7 @@ DEPTHS = [(0, 1, 2), (0, 2), (1,)]
 
 def latency(given, kept, widths, kinds) -> float:
     shape = SubnetSpec(kept, widths).shape(given.source)
-    return cost.estimate(shape, Precision(kinds, "int8", "int8"), profile(), "onnx", 1, LENGTH, "p90",
-                         len(input_lengths(LENGTH))).tail_ms
+    return cost.estimate(shape, Precision(kinds, "int8", "int8"), profile(), "onnx", 1, LENGTH, "p90").tail_ms
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -38,7 +37,7 @@ def test_each_depth_has_its_best_plan(seed):
     given = tables(seed)
     budget = Budget(max_latency_ms=0.6 * search(given, profile(), Budget(), "onnx", 1, LENGTH).estimate.tail_ms)
     found = candidates(given, DEPTHS, profile(), budget, "onnx", 1, LENGTH)
-    assert found[0] == search(given, profile(), budget, "onnx", 1, LENGTH, signatures=len(input_lengths(LENGTH)))
+    assert found[0] == search(given, profile(), budget, "onnx", 1, LENGTH)
     assert len({plan.subnet for plan in found}) == len(found)
     for plan in found:
         assert plan.provenance == found[0].provenance, "the tables that were given, not those that fix the depth"

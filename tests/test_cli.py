@@ -141,6 +141,20 @@ def test_export_writes_a_proven_file_that_answers_as_the_checkpoint(bert_folder,
     assert json.loads((tmp_path / "e" / "labels.json").read_text()) == ["music", "weather"]
 
 
+def test_export_writes_the_onnx_form_that_is_asked_for_and_proves_it(bert_folder, tmp_path):
+    import onnx
+
+    ask = ("export", bert_folder, "--runtime", "onnx", "--precision", "fp32", "--length", "16")
+    done = edgebert(*ask, "--out", tmp_path / "e", "--onnx-inputs", "int64", "--onnx-fixed", "--onnx-opset", "17")
+    assert done.returncode == 0, done.stderr
+    model = onnx.load(tmp_path / "e" / "model_fp32.onnx")
+    types = {one.type.tensor_type.elem_type for one in model.graph.input}
+    assert types == {onnx.TensorProto.INT64} and model.opset_import[0].version == 17
+    assert [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim] == [1, 16]
+    done = edgebert(*ask, "--out", tmp_path / "f", "--onnx-opset", "16")
+    assert done.returncode == 2 and "choose 17 to 23" in done.stderr and not (tmp_path / "f").exists()
+
+
 def test_ctrl_c_ends_with_one_line_and_resume_goes_on(bert_folder, tmp_path):
     """A real process, stopped by a real signal inside a real training stage."""
     import signal

@@ -109,15 +109,15 @@ def test_file_bytes_are_those_of_the_file(runtime: str, kind: str, lengths: tupl
 
     precision = MIXED if kind == "mixed" else Precision.uniform(kind, 3)
     artifact = EXPORTERS[runtime](drawn(shape), tmp_path / f"model.{runtime}", InputSpec(lengths), precision)
-    found = cost.file_bytes(shape, precision, runtime, lengths[-1], len(lengths))
+    found = cost.file_bytes(shape, precision, runtime, lengths[-1], lengths[:-1])
     assert found == pytest.approx(artifact.file_bytes, rel=0.01)
     if kind in ("fp32", "int8", "mixed"):
         whole = cost.estimate(shape, precision, load_profile("x86-laptop"), runtime, 1, lengths[-1],
-                              signatures=len(lengths))
+                              shorter=lengths[:-1])
         assert whole.file_bytes == found
 
 
-@pytest.mark.parametrize(("lengths", "shape"), [((32, 64), THIN), ((64,), OTHER)])
+@pytest.mark.parametrize(("lengths", "shape"), [((11, 32, 64), THIN), ((64,), OTHER)])
 def test_file_bytes_of_tflite(lengths: tuple[int, ...], shape: EncoderShape, tmp_path: Path) -> None:
     """One conversion, written in every precision."""
     from exporters.tflite_export import convert_tflite, write_tflite
@@ -127,7 +127,7 @@ def test_file_bytes_of_tflite(lengths: tuple[int, ...], shape: EncoderShape, tmp
     choices["int4 words"] = replace(Precision.uniform("int8", 3), embedding="int4")
     for name, precision in choices.items():
         artifact = write_tflite(converted, tmp_path / "model.tflite", precision)
-        found = cost.file_bytes(shape, precision, "tflite", lengths[-1], len(lengths))
+        found = cost.file_bytes(shape, precision, "tflite", lengths[-1], lengths[:-1])
         assert found == pytest.approx(artifact.file_bytes, rel=0.01), name
 
 

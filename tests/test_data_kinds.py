@@ -184,3 +184,18 @@ def test_refusals_of_whole_files(tmp_path):
         load_dataset(write(tmp_path / "f", train=asked(2)))
     with pytest.raises(UsageError, match="no label column: .*'tokens', 'pos'.*--label-column"):
         load_dataset(write(tmp_path / "g", train=[{"tokens": ["a"], "pos": ["X"]}]))
+
+
+@pytest.mark.parametrize(("name", "rows", "kind"), [
+    ("text-classification", several, MULTI), ("text-classification", numbers, REGRESSION),
+    ("token-classification", tagged, TOKENS), ("question-answering", asked, ANSWERS)])
+def test_tasks_go_by_optimum_s_names_too(tmp_path, name, rows, kind):
+    found = load_dataset(write(tmp_path / "data", train=rows(40), dev=rows(8)), kind=name)
+    assert found.kind == kind
+    assert found == load_dataset(tmp_path / "data", kind=kind)
+
+
+def test_a_task_s_name_that_the_rows_do_not_fit_is_refused(tmp_path):
+    folder = write(tmp_path / "data", train=tagged(40), dev=tagged(8))
+    with pytest.raises(UsageError, match="--task-type text-classification: .* looks like token classification; ask"):
+        load_dataset(folder, kind="text-classification")

@@ -51,7 +51,7 @@ def test_the_reasons_are_what_another_search_finds(ranks_cost: float) -> None:
         return search(tables, device, budget, "onnx", 1, LENGTH)
 
     plan = again(given)
-    lowrank, embeddings = why_searched(given, plan, options_of(given, rows, LENGTH, 1), again)
+    lowrank, embeddings = why_searched(given, plan, options_of(given, rows, LENGTH), again)
     if ranks_cost:
         assert not plan.subnet.layers[0].ranks and lowrank.startswith("low rank: not used: ")
     else:

@@ -111,7 +111,8 @@ def test_the_bundle_is_whole_and_loads_as_transformers(fitted):
     result, _ = fitted
     folder = result.bundle
     for name in ("bench.pyz", "golden.json", "labels.json", "manifest.json", "plan.json", "report.html", "README.md",
-                 "MODEL_CARD.md", "results.json", "tables.json", "tokenizer.json", "transformers/config.json"):
+                 "MODEL_CARD.md", "results.json", "tables.json", "tokenizer.json", "config.json",
+                 "transformers/config.json"):
         assert (folder / name).stat().st_size > 0, name
     assert CompressionPlan.loads((folder / "plan.json").read_text()) == result.plan
     assert Evidence.loads((folder / "results.json").read_text()) == result.evidence
@@ -121,6 +122,22 @@ def test_the_bundle_is_whole_and_loads_as_transformers(fitted):
     assert answer[0]["label"] == "tune"
     assert folder.with_suffix(".zip").exists()
     assert not [p for p in folder.parent.iterdir() if ".tmp" in p.name or ".probe" in p.name]
+
+
+def test_an_edited_plan_is_built_as_it_stands(fitted, place):
+    result, _ = fitted
+    plan = result.plan
+    heads = plan.kept_heads[0][1:] or plan.kept_heads[0]
+    neurons = plan.kept_neurons[0][:-5]
+    spec = replace(plan.subnet.layers[0], heads=len(heads), ffn=len(neurons))
+    edited = replace(plan, kept_heads=(heads, *plan.kept_heads[1:]), kept_neurons=(neurons, *plan.kept_neurons[1:]),
+                     subnet=replace(plan.subnet, layers=(spec, *plan.subnet.layers[1:])),
+                     budget=replace(plan.budget, max_latency_ms=1e-6))  # nothing fits: it is built all the same
+    built, _ = quiet(ask(place, "given", effort="quick", given=edited, budget=edited.budget, lengths=plan.lengths), place)
+    assert (built.plan.subnet, built.plan.kept_heads, built.plan.kept_neurons) == (
+        edited.subnet, edited.kept_heads, edited.kept_neurons)
+    assert not built.plan.searched and "given by hand, not searched" in (built.bundle / "report.html").read_text()
+    assert verify(built.bundle).checks and built.plan.estimate.tail_ms > 1e-6
 
 
 def test_verify_passes_and_finds_a_changed_byte(fitted, tmp_path):

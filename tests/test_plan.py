@@ -21,8 +21,8 @@ SOURCE = EncoderShape(16, 4, 60, 40, 2, 3, (LayerSpec(4, 12), LayerSpec(4, 12), 
 PLAN = CompressionPlan(
     SubnetSpec((0, 2), (LayerSpec(3, 5), LayerSpec(1, 9))), SOURCE, ((0, 1, 3), (2,)),
     ((0, 1, 2, 7, 11), tuple(range(9))), Precision((LayerPrecision(), LayerPrecision("fp32", "int8")), "int8", "fp32"),
-    "onnx", 2, 32, "pixel6", Budget(5.0, "p50", None, 20.0, 1.0),
-    Estimate(0.1 + 0.2, "p50", 4.7, 40.0, 61.5, 123456, 9000, 8000, "derived"), 1 / 3,
+    "onnx", 2, (12, 16, 32), "pixel6", Budget(5.0, "p50", None, 20.0, 1.0),
+    Estimate(0.1 + 0.2, "p50", 4.7, 40.0, 61.5, 123456, 9000, 8000, "derived", 0.7), 1 / 3,
     Bound("error", 1 / 3, 1 / 3, 0.0, "HiGHS"), {"metric": "kl"})
 
 
@@ -30,6 +30,17 @@ def test_round_trip_is_exact() -> None:
     assert CompressionPlan.loads(PLAN.dumps()) == PLAN
     assert CompressionPlan.loads(PLAN.dumps()).dumps() == PLAN.dumps()
     assert PLAN.shape == SubnetSpec((0, 2), (LayerSpec(3, 5), LayerSpec(1, 9))).shape(SOURCE)
+
+
+def test_a_plan_of_an_older_version_is_read() -> None:
+    """It had one length, half of which its TFLite file served too, and no mean."""
+    value = json.loads(PLAN.dumps())
+    del value["lengths"], value["estimate"]["mean_ms"]
+    assert CompressionPlan.loads(json.dumps({**value, "length": 32})) == replace(
+        PLAN, lengths=(16, 32), estimate=replace(PLAN.estimate, mean_ms=None))
+    del value["estimate"]["tail_ms"]
+    with pytest.raises(UsageError, match="estimate: tail_ms is missing"):
+        CompressionPlan.loads(json.dumps({**value, "length": 32}))
 
 
 def test_it_reads_well() -> None:
@@ -62,7 +73,11 @@ def edit(change: Callable[[dict[str, Any]], Any]) -> str:
     (lambda p: p.update(threads=0), "threads must be at least 1"),
     (lambda p: p.update(threads="two"), "plan: threads must be of type int, got 'two'"),
     (lambda p: p.update(threads=True), "plan: threads must be of type int, got True"),
-    (lambda p: p.update(length=41), "length must be 2 to 40"),
+    (lambda p: p.update(lengths=[16, 41]), "lengths must be 2 to 40, got 41"),
+    (lambda p: p.update(lengths=[]), "lengths must be increasing"),
+    (lambda p: p.update(lengths=[16, 8]), r"lengths must be increasing, got \[16, 8\]"),
+    (lambda p: p.update(lengths=[8, "16"]), "lengths must be whole numbers"),
+    (lambda p: p.update(length=32), "unknown key 'length'"),
     (lambda p: p["layers"][0].update(heads=2), "layer 0: kept_heads names 3 indices, the layer's width is 2"),
     (lambda p: p["layers"][0].update(heads=5), "5 heads x 5 neurons do not fit"),
     (lambda p: p["layers"][1].update(layer=0), "kept layers must be increasing"),

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 
 import pytest
 
+from edgebert.choice import UnderRuntime
 from edgebert.cost import Estimate
 from edgebert.device import Budget, Cluster, DeviceProfile
 from edgebert.evidence import Evidence, Example, FileEvidence, FrontPoint, ModelEvidence, ParityRow, Score, Timing
 from edgebert.knapsack import Bound
+from edgebert.lengths import Cut, Served
 from edgebert.plan import CompressionPlan
 from edgebert.report import (
     budget_rows,
@@ -25,11 +28,13 @@ from edgebert.report import (
 )
 from edgebert.spec import EncoderShape, LayerSpec, SubnetSpec
 from exporters.artifact import LayerPrecision, Precision
+from exporters.execution import Execution
 
 EVIL = "<script>alert('x')</script> & \"quoted\" <b>bold</b>"
 COMMAND = "edgebert fit-device --profile pixel6 --max-latency 12ms --out bundle"
 SOURCE = EncoderShape(hidden=384, head_dim=32, vocab=30522, positions=512, token_types=2, labels=7,
                       layers=(LayerSpec(12, 1536),) * 6)
+ESTIMATE = Estimate(9.65, "p90", 11.58, 40.0, 43.0, 13_400_000, 96_000_000, 13_100_000, "derived", 3.33)
 
 
 def build_profile() -> DeviceProfile:
@@ -48,9 +53,9 @@ def build_plan(dropped: tuple[int, ...] = (3,), budget: Budget | None = None, ga
         subnet=SubnetSpec(kept, tuple(LayerSpec(len(h), len(n)) for h, n in zip(heads, neurons))), source=SOURCE,
         kept_heads=heads, kept_neurons=neurons,
         precision=Precision(tuple(LayerPrecision("fp32" if i == 0 else "int8", "int8") for i in kept)),
-        runtime="onnx", threads=1, length=64, profile="test-phone",
+        runtime="onnx", threads=1, lengths=(16, 24, 64), profile="test-phone",
         budget=Budget(12.0, "p90", 60.0, 20.0, 1.0) if budget is None else budget,
-        estimate=Estimate(9.65, "p90", 11.58, 40.0, 43.0, 13_400_000, 96_000_000, 13_100_000, "derived"),
+        estimate=ESTIMATE,
         predicted_error=0.2121, bound=Bound("error", 0.2121, 0.2121, gap, "HiGHS 1.12 (test)"),
         provenance={"metric": "kl", "criterion": "fisher", "model_sha256": "ab" * 32, "data_sha256": "cd" * 32})
 
@@ -72,7 +77,8 @@ def build_files(formats: tuple[str, ...] = ("onnx", "tflite"), both_precisions: 
             kind = "fp32" if precision == "fp32" else "mixed"
             files.append(FileEvidence(
                 "student", f"model_{kind}.{form}", form, precision, f"{number}a" * 32, size,
-                Score(97.43, 1.17, 700) if scored else None, build_timing((2.14 - 0.5 * number) * slow, number)))
+                Score(97.43, 1.17, 700) if scored else None, build_timing((2.14 - 0.5 * number) * slow, number),
+                ((16, 0.71), (24, 0.93)) if form == "tflite" else ()))
         files.append(FileEvidence("teacher", f"model_qint8.{form}", form, "int8", f"{number}b" * 32, 23_415_902, None,
                                   build_timing(5.61 - 1.3 * number, 10 + number, ("the samples rise by 14 %",))))
     return tuple(files)
@@ -110,7 +116,15 @@ def build_evidence(files: tuple[FileEvidence, ...] | None = None, labels: int = 
                  "time the files on this machine": 13.2},
         examples=(Example("play some jazz by <artist>", None, "Intent003"), Example(EVIL, None, "<i>Evil</i>"),
                   Example("a" * 5000, None, "Intent001"))
-        if examples is None else examples)
+        if examples is None else examples,
+        cuts=(Cut("train", 64, 12_000, 30, 150_000, 225), Cut("dev", 64, 700, 7, 8_000, 44),
+              Cut("test", 64, 700, 0, 8_000, 0)),
+        served=(Served(16, 9_000, 0.62), Served(24, 2_400, 0.81), Served(64, 600, 1.93)),
+        runtimes=(UnderRuntime("onnx", replace(ESTIMATE, mean_ms=2.22), 0.2121, True),
+                  UnderRuntime("tflite", replace(ESTIMATE, tail_ms=14.4, mean_ms=4.44, memory_mb=51.2), None, False)),
+        executions=(Execution("model_mixed.onnx", "onnxruntime 1.31.1", {"DynamicQuantizeMatMul": 20, "Gelu": 6}, 25, 26,
+                              ()),
+                    Execution("model_mixed.tflite", "ai_edge_litert 2.3.0", {"FULLY_CONNECTED": 36}, 30, 36, ())))
 
 
 class Page(HTMLParser):
@@ -211,10 +225,41 @@ def test_page_tells_the_numbers():
     assert "which is not Test Phone" in text
 
 
+def test_page_tells_what_is_cut_what_each_length_serves_and_what_each_runtime_takes():
+    text = Page(report_of("two files")).text.replace("\N{NO-BREAK SPACE}", " ")
+    measured = build_evidence().files[2].timing.p50_ms
+    for words in ("train 12,000 0.25 % 0.15 %", "dev 700 1.0 % 0.55 %", "test 700 none none",
+                  "16 tokens 75.0 % 0.62 ms 0.71 ms", f"64 tokens 5.0 % 1.93 ms {measured:.2f} ms",
+                  f"mean over the training rows 0.72 ms {0.75 * 0.71 + 0.2 * 0.93 + 0.05 * measured:.2f} ms",
+                  "ONNX Runtime planned for ~11.6 ms derived, ± 40 % 2.22 ms 43.0 MB 13.4 MB 0.212 2.",
+                  "LiteRT ~14.4 ms derived, ± 40 % 4.44 ms 51.2 MB 13.4 MB none fits 1.",
+                  "25 of 26 products with weights are one kernel each", "30 of 36 nodes run in the XNNPACK delegate",
+                  "Its 26 nodes by kind 20 DynamicQuantizeMatMul, 6 Gelu"):
+        assert words in text, words
+    alone = Page(report_of("one file, the target, no limits, no front")).text
+    assert "not made" in alone, "no TFLite file was timed"
+
+
+def test_an_older_result_has_none_of_this_and_is_read():
+    import json
+
+    value = json.loads(build_evidence().dumps())
+    for name in ("cuts", "served", "runtimes", "executions"):
+        del value[name]
+    for file in value["files"]:
+        del file["shorter"]
+    older = Evidence.loads(json.dumps(value))
+    assert older.cuts == older.served == older.runtimes == older.executions == () and older.files[0].shorter == ()
+    titles = re.findall(r"<h2>(.*?)</h2>", render_report(older, build_plan(), build_profile()))
+    assert not any("How long" in title or "runtimes" in title for title in titles)
+    assert "seq_64" not in (text := render_bundle_readme(older, build_plan(), None, COMMAND)) and "16, 24, 64" in text
+
+
 def test_page_keeps_the_order_of_its_sections():
     html = report_of("two files")
     titles = re.findall(r"<h2>(.*?)</h2>", html)
-    words = ("Budget", "Accuracy", "front", "layer", "Latency", "Proof", "time", "Examples", "machine", "Warnings",
+    words = ("Budget", "How long", "runtimes", "Accuracy", "front", "layer", "Latency", "Proof", "time", "Examples",
+             "machine", "Warnings",
              "again")
     assert len(titles) == len(words) and all(word in title for word, title in zip(words, titles))
 
@@ -313,7 +358,8 @@ def test_readme_has_code_for_the_files_that_are_there(formats):
             assert (runtime in text) == (form in formats)
         assert (f"bench.pyz model_mixed.{form}" in text) == (form in formats)
     assert text.count("```") % 2 == 0 and COMMAND in text and "edgebert verify" in text
-    assert ("seq_64" in text) == ("tflite" in formats)
+    assert ("`seq_<L>`: 16, 24, 64" in text) == ("tflite" in formats)
+    assert "Of train 0.25" in text and "~3.33 ms" in text
     for number in ("97.43 +/- 1.17", "~11.6 ms", "derived, uncalibrated, +/- 40 %", "which is not the target"):
         assert number in text
 

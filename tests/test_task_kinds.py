@@ -121,7 +121,9 @@ def test_the_bundle_verifies_and_tells_what_it_is(fitted):
         "report.html", "README.md", "MODEL_CARD.md"))
     words = {MULTI: "sigmoid", REGRESSION: "number itself", TOKENS: "first token", ANSWERS: "answer starts"}[kind]
     assert words in page and words in readme and words in card
-    assert ("```kotlin" in readme) == ("```swift" in readme) == (kind in (MULTI, REGRESSION))
+    samples = {path.name for path in (folder / "samples").iterdir()}
+    assert samples == {"app.json", "python", "kotlin", "swift", "javascript", "cpp"}
+    assert "samples/kotlin/" in readme and "There is no" not in readme
 
 
 def test_the_readme_s_python_gives_the_answer(fitted):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import sys
 from collections import Counter
@@ -14,7 +15,7 @@ import pytest
 from device_bench.runtimes import open_model
 from edgebert.spec import EncoderShape, LayerSpec
 from exporters.artifact import Artifact, ExportError, InputSpec, LayerPrecision, Precision
-from exporters.tflite_export import convert_tflite, export_tflite, write_tflite
+from exporters.tflite_export import Converted, convert_tflite, export_tflite, write_tflite
 from exporters.tflite_quantize import label, read_metadata
 
 torch = pytest.importorskip("torch", reason="the TFLite exporter reads torch modules")
@@ -125,13 +126,14 @@ def operators(tree, graph) -> list[tuple[str, object]]:
 
 
 def weights(path: Path) -> dict[str, list]:
-    """Scope -> weight tensors of the file's first signature."""
+    """Scope -> weight tensors of the file's first signature; "row_scales" -> the scales of an int8 word table."""
     tree, found = read(path), {}
     graph = tree.subgraphs[0]
     for name, operator in operators(tree, graph):
         if name in ("FULLY_CONNECTED", "EMBEDDING_LOOKUP"):
             scope = graph.tensors[operator.outputs[0]].name.decode().rsplit("/", 2)[0]
-            found.setdefault(scope, []).append(graph.tensors[operator.inputs[1]])
+            table = graph.tensors[operator.inputs[1]]
+            found.setdefault("row_scales" if table.name == b"row_scales" else scope, []).append(table)
     return found
 
 
@@ -162,6 +164,7 @@ def test_int8_files_of_every_head_are_close_to_torch(make, shape, lengths):
     got, wanted = compare(made)
     assert 1e-4 < relative_rmse(got, wanted) < INT8_RMSE
     found = weights(made.path)
+    found.pop("row_scales")
     assert all(tensor.type == schema.TensorType.INT8 for tensors in found.values() for tensor in tensors)
     assert len(found["projection"]) == 1 and len(found["head"]) == (1 if shape.head == "tokens" else 2)
 
@@ -191,7 +194,8 @@ def test_interface_and_operators(make, precision):
         assert [item.name for item in signature.outputs] == [b"logits"]
         kinds = Counter(name for name, _ in operators(tree, graph))
         assert not {name for name in kinds if "CUSTOM" in name or name.startswith(("FLEX", "STABLEHLO"))}
-        assert not {"GATHER_ND", "QUANTIZE", "DEQUANTIZE"} & set(kinds)
+        assert not {"GATHER_ND", "QUANTIZE"} & set(kinds)
+        assert kinds["DEQUANTIZE"] == (precision == "int8"), "of the rows of the word table"
         assert all(tensor.type != schema.TensorType.INT64 for tensor in graph.tensors)
         assert kinds["TRANSPOSE"] <= 2 * (len(UNEVEN.layers) - 1)
         multiplied_weights = [graph.tensors[op.inputs[1]] for name, op in operators(tree, graph)
@@ -202,7 +206,10 @@ def test_interface_and_operators(make, precision):
 def test_int8_weights_have_a_scale_per_channel(make):
     from ai_edge_litert import schema_py_generated as schema
 
-    for scope, tensors in weights(make(UNEVEN, "int8").path).items():
+    found = weights(make(UNEVEN, "int8").path)
+    scales, (rows,) = found.pop("row_scales"), found.pop("embedding")
+    assert rows.type == schema.TensorType.INT8 and [list(one.shape) for one in scales] == [[VOCABULARY, 1]]
+    for scope, tensors in found.items():
         for tensor in tensors:
             assert tensor.type == schema.TensorType.INT8, scope
             assert len(tensor.quantization.scale) == tensor.shape[0], scope
@@ -215,6 +222,7 @@ def test_mixed_precision_is_honoured_block_by_block(make):
     names = {schema.TensorType.INT8: "int8", schema.TensorType.FLOAT32: "fp32"}
     found = {scope: {names[tensor.type] for tensor in tensors}
              for scope, tensors in weights(make(UNEVEN, MIXED).path).items()}
+    assert found.pop("row_scales") == {"fp32"}
     assert found == {"embedding": {"int8"}, "head": {"fp32"},
                      "layer_0/attention": {"fp32"}, "layer_0/ffn": {"int8"},
                      "layer_1/attention": {"int8"}, "layer_1/ffn": {"fp32"},
@@ -297,6 +305,21 @@ def test_a_missing_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "litert_torch", None)
     with pytest.raises(ExportError, match=r"needs litert_torch; install the tflite extra"):
         export_tflite(build(ONE_LAYER), tmp_path / "m.tflite", InputSpec((8,)), Precision.uniform("fp32", 1))
+
+
+def test_a_full_disk_leaves_the_file_that_was_there(make, tmp_path, monkeypatch):
+    def full(self: Path, content: bytes) -> None:
+        with self.open("wb") as file:
+            file.write(content[:100])
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    path, layers = tmp_path / "m.tflite", len(UNEVEN.layers)
+    path.write_bytes(b"before")
+    converted = Converted(make(UNEVEN, "fp32").path.read_bytes(), InputSpec((8, 16)), layers, UNEVEN.hidden)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_tflite(converted, path, Precision.uniform("int8", layers))
+    assert list(tmp_path.iterdir()) == [path] and path.read_bytes() == b"before"
 
 
 def test_a_graph_with_other_matrices_is_refused(make):

@@ -8,12 +8,13 @@ from dataclasses import replace
 import pytest
 
 from edgebert import cost
+from edgebert.derive import KINDS
 from edgebert.device import Budget, CostRow, DeviceProfile
 from edgebert.errors import OverBudgetError
 from edgebert.plan import CompressionPlan
 from edgebert.search import Infeasible, search
-from edgebert.verifying import Measured, corrected, missed, settle
-from tests.test_search import LENGTH, profile, tables
+from edgebert.verifying import Measured, corrected, each_tried, missed, settle
+from tests.test_search import LENGTH, profile, row, tables
 
 TAIL, EXTRA_MB = 1.4, 0.03
 
@@ -64,6 +65,26 @@ def test_a_wrong_profile_ends_inside_the_budget_near_the_best_plan(factor: float
     worst = best_on(real, Budget(max_latency_ms=0.4 * whole_ms(real)), "onnx").predicted_error
     assert found.plan.predicted_error <= best + 0.35 * (worst - best)  # uneven slowness, one factor: near, not at
     assert len(said) == found.rounds <= 6
+
+
+def test_a_runtime_that_the_profile_slanders_is_found_by_trying_both() -> None:
+    """By the profile TFLite is three times slower; on the device it is three times faster."""
+    slandered = profile(*(row(runtime, kind, **{name: value * (3 if runtime == "tflite" else 1)
+                                                for name, value in times(row(runtime, kind)).items()})
+                          for runtime in ("onnx", "tflite") for kind in ("fp32", "int8")))
+    real = truth({"onnx": 1.0, "tflite": 1 / 3})
+    budget = Budget(max_latency_ms=0.5 * whole_ms(real))
+    alone = settle(slandered, decide(budget), device(real), 6, "toy", print)
+    assert alone.plan.runtime == "onnx", "nothing it measured spoke for the other"
+    said: list[str] = []
+    tried = each_tried(slandered, [decide(budget, "onnx"), decide(budget, "tflite")], device(real), "toy", said.append)
+    found = settle(tried, decide(budget), device(real), 6, "toy", print)
+    assert found.plan.runtime == "tflite" and found.plan.predicted_error < alone.plan.predicted_error
+    assert [line.split()[0] for line in said] == ["onnx", "tflite"]
+
+
+def times(of: CostRow) -> dict[str, float]:
+    return {name: getattr(of, name) for name in KINDS if getattr(of, name)}
 
 
 def test_a_right_profile_is_settled_in_one_round() -> None:
