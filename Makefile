@@ -32,6 +32,12 @@ device-lab: $(VENV)/.dev
 peers: $(VENV)/.dev
 	$(BIN)/python -m tests.peers build optimum-onnx tflite214 tflite-support mediapipe node
 
+# Our files beside those of torch.onnx, onnxruntime, optimum, OpenVINO, litert-torch and torch itself.
+bench-export: $(VENV)/.dev
+	$(BIN)/python -m tests.peers build optimum-onnx openvino
+	$(BIN)/python examples/bench_export.py --out bench-export.jsonl
+	$(BIN)/python examples/bench_export.py --out bench-export.jsonl --picture bench-export.svg
+
 # A Kotlin compiler and ONNX Runtime for Java and C++, for the tests of the bundle's samples.
 sample-tools: $(VENV)/.dev
 	$(BIN)/python -m tests.sample_tools

@@ -31,9 +31,9 @@ from edgebert.cli_options import Runtime
 from edgebert.crew import crew, refuse_single_launch
 from edgebert.errors import Interrupted
 
-EXIT_CODES = """Exit codes: 0 ok, 1 doctor found something wrong, 2 usage or bad input, 3 budget unreachable, 4 a file does
-not compute what it should, 5 accuracy below --max-drop, 6 device or runtime, 7 measured over budget, 8 training diverged or
-lost a process, 130 interrupted."""
+EXIT_CODES = """Exit codes: 0 ok, 1 doctor found something wrong, 2 usage or bad input, 3 budget unreachable, 4 a file
+does not compute what it should, 5 accuracy below --max-drop, 6 device or runtime, 7 measured over budget, 8 training
+diverged or lost a process, 130 interrupted."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
                   context_settings={"help_option_names": ["-h", "--help"]},

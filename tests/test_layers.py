@@ -19,6 +19,7 @@ PLANNING = ("errors", "spec", "device", "cost", "tables", "plan", "knapsack", "s
             "sweep_design", "sweeping", "results", "calibrating", "cli_device",
             "profile_checks", "profile_text", "profile_new", "remote_facts", "cli_native",
             "interop.benchmark_model", "interop.onnxruntime_profile", "interop.optimum", "interop.records",
+            "interop.runtime_config", "fronts", "explaining", "given", "cli_front", "cli_explain", "cli_build",
             "lengths", "elf", "doctor", "cli_doctor", "cli", "cli_plan", "cli_files", "cli_profiles", "demo.__init__")
 FILES = [path for name in FLOORS for path in sorted((ROOT / name).rglob("*.py"))]
 
