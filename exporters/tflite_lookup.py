@@ -16,8 +16,8 @@ from exporters.tflite_tree import read_tree, write_tree
 
 
 def look_up_integers(model: bytes) -> bytes:
-    """The same file with every look-up in an int8 table that has a scale for each row replaced: rows and scales are looked
-    up apart, the rows restored and multiplied. The tensor of the rows has the name that the look-up's output had."""
+    """The same file with every look-up in an int8 table with a scale for each row replaced: rows and scales are looked up
+    apart, the rows restored and multiplied. The tensor of the rows has the name that the look-up's output had."""
     from ai_edge_litert import schema_py_generated as schema
 
     tree = read_tree(model)
