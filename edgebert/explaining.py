@@ -6,8 +6,6 @@ time or by searching again. No torch here.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -104,7 +102,7 @@ def explain(plan: CompressionPlan, tables: ErrorTables, profile: DeviceProfile) 
         raise UsageError("these error tables are of another model than the plan; pass the ones it was made with, which a "
                          "bundle holds as tables.json")
     notes = []
-    if plan.provenance.get("tables_sha256") != _digest(tables):
+    if plan.provenance.get("tables_sha256") != tables.sha256:
         notes.append("the error tables are not those the plan was made with")
     own, error = _estimate(plan, plan.subnet, plan.precision, profile), _error(tables, plan.subnet, plan.precision)
     if abs(own.latency_ms / plan.estimate.latency_ms - 1) > 1e-3:
@@ -142,10 +140,6 @@ def differences(plan: CompressionPlan, other: CompressionPlan) -> str:
                        ("head", plan.precision.head, other.precision.head)):
         found += [f"{name} {a or 'whole'} -> {b or 'whole'}"] if a != b else []
     return "; ".join(found) or "nothing"
-
-
-def _digest(tables: ErrorTables) -> str:
-    return hashlib.sha256(json.dumps(tables.to_json(), sort_keys=True).encode()).hexdigest()
 
 
 def _estimate(plan: CompressionPlan, subnet: SubnetSpec, precision: Precision, profile: DeviceProfile) -> cost.Estimate:

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import math
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Context
@@ -186,7 +184,6 @@ def _plan(problem: _Problem, chosen: tuple[Option, ...], bound: Bound) -> Compre
     precision = Precision(tuple(LayerPrecision(attention[i].precision, ffn[i].precision) for i in kept),
                           frame.words, frame.precision)
     dropped = sum(errors.drop for i, errors in enumerate(tables.layers) if i not in attention)
-    digest = hashlib.sha256(json.dumps(tables.to_json(), sort_keys=True).encode()).hexdigest()
     return CompressionPlan(
         subnet=subnet, source=tables.source,
         kept_heads=kept_indices(subnet, tables.head_order, [layer.heads for layer in subnet.layers]),
@@ -197,7 +194,7 @@ def _plan(problem: _Problem, chosen: tuple[Option, ...], bound: Bound) -> Compre
         estimate=cost.estimate(subnet.shape(tables.source), precision, problem.profile, problem.runtime, problem.threads,
                                problem.length, budget.percentile, problem.shorter),
         predicted_error=dropped + sum(option.error for option in chosen), bound=bound,
-        provenance={"tables_sha256": digest, "metric": tables.metric, "criterion": tables.criterion,
+        provenance={"tables_sha256": tables.sha256, "metric": tables.metric, "criterion": tables.criterion,
                     "model_sha256": tables.model_sha256, "data_sha256": tables.data_sha256})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -108,6 +109,11 @@ class ErrorTables:
                 raise UsageError(f"error tables: layer {i} does not rank each head once")
             if sorted(self.neuron_order[i]) != list(range(shape.ffn)):
                 raise UsageError(f"error tables: layer {i} does not rank each neuron once")
+
+    @property
+    def sha256(self) -> str:
+        """Of all that they say; plans name the tables they were made with by it."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def blank(cls, source: EncoderShape, length: int) -> ErrorTables:
