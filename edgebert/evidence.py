@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from edgebert.choice import UnderRuntime
-from edgebert.cost import Estimate
 from edgebert.errors import UsageError
-from edgebert.lengths import Cut, Served
 from edgebert.spec import EncoderShape
-from exporters.execution import Execution
+
+if TYPE_CHECKING:
+    from edgebert.choice import UnderRuntime
+    from edgebert.lengths import Cut, Served
+    from exporters.execution import Execution
 
 SCHEMA = 2
 
@@ -139,6 +140,11 @@ class Evidence:
     @classmethod
     def loads(cls, text: str) -> Evidence:
         """Raises UsageError for a damaged file or another schema."""
+        from edgebert.choice import UnderRuntime
+        from edgebert.cost import Estimate
+        from edgebert.lengths import Cut, Served
+        from exporters.execution import Execution
+
         try:
             value = json.loads(text)
             if value.pop("schema") != SCHEMA:
