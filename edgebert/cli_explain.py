@@ -10,8 +10,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from edgebert.errors import UsageError
-
 if TYPE_CHECKING:
     from edgebert.explaining import Change, Explanation
 
@@ -34,25 +32,17 @@ def explain(target: Annotated[Path, typer.Argument(help="A bundle, or a plan.jso
     """Say why a plan is as it is: what binds it, what each choice is worth, the next best plan, what more would buy."""
     from edgebert.device import load_profile
     from edgebert.explaining import explain as look
-    from edgebert.plan import CompressionPlan
-    from edgebert.tables import ErrorTables
+    from edgebert.given import read_plan
+    from edgebert.tables import read_tables
 
     path = target / "plan.json" if target.is_dir() else target
-    plan = CompressionPlan.loads(_text(path, "a bundle or a plan.json"))
-    stored = ErrorTables.loads(_text(tables or path.with_name("tables.json"),
-                                     "the error tables of the plan; say with --tables where they are"))
+    plan = read_plan(path)
+    stored = read_tables(tables or path.with_name("tables.json"))
     found = look(plan, stored, load_profile(profile or plan.profile))
     if as_json:
         print(json.dumps(found.to_json(), indent=1))
     else:
         _show(found)
-
-
-def _text(path: Path, wanted: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read ({error}); give {wanted}") from error
 
 
 def _show(found: Explanation) -> None:

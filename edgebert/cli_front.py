@@ -49,18 +49,14 @@ def front(profile: Annotated[str | None, typer.Option("--profile", "-p", help="A
     from edgebert.demo import demo_tables
     from edgebert.device import load_profile, parse_size
     from edgebert.fronts import as_row, draw
-    from edgebert.tables import ErrorTables
+    from edgebert.tables import read_tables
 
     if profile and profiles:
         raise UsageError("give --profile (one device) or --profiles (several), not both")
     if picture is not None and picture.suffix not in PICTURES:
         raise UsageError(f"--picture {picture}: give a name that ends in {', '.join(PICTURES)}")
     names = [name.strip() for name in (profiles or profile or "pixel6").split(",") if name.strip()]
-    path = tables or demo_tables(task)
-    try:
-        stored = ErrorTables.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--tables {path}: cannot be read ({error})") from error
+    stored = read_tables(tables or demo_tables(task))
     limits = {"max_size_mb": parse_size(max_size, "--max-size") if max_size else None,
               "max_memory_mb": parse_size(max_memory, "--max-memory") if max_memory else None}
     found = []

@@ -70,16 +70,12 @@ def dry_run(device: DeviceProfile, budget: Budget, task: str | None, tables: Pat
     """Plans with stored error tables: those of a demo task, or a file. shorter: lengths asked for below the longest."""
     from edgebert.choice import by_runtime, choose_plan, with_lengths
     from edgebert.demo import demo_tables
-    from edgebert.tables import ErrorTables
+    from edgebert.tables import read_tables
 
     if tables is None and task is None:
         raise UsageError("--dry-run plans with stored error tables: pass --tables FILE (a run leaves tables.json in "
                          "its bundle), or a demo --task")
-    path = tables or demo_tables(task or "")
-    try:
-        stored = ErrorTables.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--tables {path}: cannot be read ({error})") from error
+    stored = read_tables(tables or demo_tables(task or ""))
     if not as_json:
         console.print(f"budget: {budget_text(budget)}")
     with _nearest_shown(as_json):

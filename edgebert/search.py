@@ -82,23 +82,18 @@ def search(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime:
 def runner_up(plan: CompressionPlan, tables: ErrorTables, profile: DeviceProfile) -> CompressionPlan | None:
     """The best plan but the best one, for the runtime, threads, lengths and budget of `plan`; None where only one fits.
 
-    Of forms of a block that another form beats in every respect none is looked at. Raises as `search` does.
+    Of forms of a block that another form beats in every respect none is looked at. Raises UsageError as `search` does.
     """
-    def problem(hidden: int) -> _Problem:
-        return _problem(tables, profile, plan.budget, plan.runtime, plan.threads, plan.length, None, "error", PRECISIONS,
-                        plan.shorter, hidden)
-
-    best = search(tables, profile, plan.budget, plan.runtime, plan.threads, plan.length, shorter=plan.shorter)
-    found = []
+    drops, found = tuple(errors.drop for errors in tables.layers), []
     for hidden in (0, *tables.hidden):
-        asked = problem(hidden)
-        drops = tuple(errors.drop for errors in tables.layers)
-        first = solve(asked.options, drops, asked.limits, asked.minimise)
-        if first is not None and hidden == best.subnet.hidden:
-            first = solve(asked.options, drops, asked.limits, asked.minimise, without=first[0])
-        if first is not None:
+        asked = _problem(tables, profile, plan.budget, plan.runtime, plan.threads, plan.length, None, "error", PRECISIONS,
+                         plan.shorter, hidden)
+        if first := solve(asked.options, drops, asked.limits, asked.minimise):
             found.append(_plan(asked, *first))
-    return min(found, key=lambda plan: (plan.predicted_error, plan.estimate.latency_ms), default=None)
+            if second := solve(asked.options, drops, asked.limits, asked.minimise, without=first[0]):
+                found.append(_plan(asked, *second))
+    found.sort(key=lambda plan: (plan.predicted_error, plan.estimate.latency_ms))
+    return found[1] if len(found) > 1 else None
 
 
 def front(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: str, threads: int | None = None,

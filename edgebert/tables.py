@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from edgebert.errors import UsageError
@@ -200,3 +201,12 @@ class ErrorTables:
             return cls.from_json(json.loads(text))
         except json.JSONDecodeError as error:
             raise UsageError(f"not a table of errors: {error}") from error
+
+
+def read_tables(path: Path) -> ErrorTables:
+    """The tables in a file. Raises UsageError where it cannot be read or holds none."""
+    try:
+        return ErrorTables.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--tables {path}: cannot be read ({error}); give error tables, such as a bundle's "
+                         "tables.json") from error
