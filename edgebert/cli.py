@@ -27,7 +27,7 @@ from edgebert import (
     cli_train,
 )
 from edgebert import cli_options as options
-from edgebert.cli_options import Runtime
+from edgebert.cli_options import Formats
 from edgebert.crew import crew, refuse_single_launch
 from edgebert.errors import Interrupted
 
@@ -66,7 +66,9 @@ def inspect(target: Annotated[Path, typer.Argument(help="A checkpoint folder, a 
 @app.command(epilog="Example:\n\n  edgebert export ./my-bert --out exported --runtime both --precision int8")
 def export(model: Annotated[str, typer.Argument(help="A fine-tuned checkpoint: a Hugging Face folder or hub id.")],
            out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")] = Path("exported"),
-           runtime: Annotated[Runtime, typer.Option(help="onnx, tflite or both.")] = Runtime.both,
+           runtime: Annotated[Formats, typer.Option(help="Files for ONNX Runtime, LiteRT or both; or a Core ML package "
+                                                    "for iOS 16 and macOS 13 or later, in fp32, fp16 or int8_weights, "
+                                                    "proven by reading it back, not by running Core ML.")] = Formats.both,
            precision: Annotated[str, typer.Option(help="fp32, fp16, int8, int8_weights or int4_weights: how matrices "
                                                   "are stored and multiplied.")] = "int8",
            length: Annotated[int | None, typer.Option(help="Most tokens of an input. Default: 64.")] = None,

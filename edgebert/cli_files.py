@@ -58,7 +58,7 @@ def export(model: str, out: Path, runtime: str, precision: str, length: int | No
     from edgebert.progress import Reporter
     from edgebert.text_model import read_texts
 
-    formats = ("onnx", "tflite") if runtime in ("both", "auto") else (runtime,)
+    formats = ("onnx", "tflite") if runtime == "both" else (runtime,)
     longest, chosen = asked_lengths(length, lengths)
     made = write(model, out, formats, precision, longest or 64, compat, overwrite, Reporter(), chosen, form,
                  None if texts is None else read_texts(texts))

@@ -32,6 +32,13 @@ class Runtime(StrEnum):
     tflite = "tflite"
 
 
+class Formats(StrEnum):
+    both = "both"
+    onnx = "onnx"
+    tflite = "tflite"
+    coreml = "coreml"
+
+
 class Integers(StrEnum):
     int32 = "int32"
     int64 = "int64"

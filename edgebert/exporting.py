@@ -19,6 +19,7 @@ from edgebert.stages import file_name, quietly
 from edgebert.text_model import write_text_model
 from edgebert.tokenization import PROBE_TEXTS, encode, load_tokenizer, write_tokenizer
 from exporters.artifact import ANY_FORM, PRECISIONS, Artifact, InputSpec, OnnxForm, Precision
+from exporters.coreml_reader import CoreMLReader
 from exporters.execution import check_execution, execution_of
 from exporters.files import export_files
 from exporters.parity import Parity, check_logits, require
@@ -39,7 +40,8 @@ def export(model: str, out: Path, formats: tuple[str, ...] = ("onnx", "tflite"),
            form: OnnxForm = ANY_FORM, own_texts: tuple[str, ...] | None = None) -> Exported:
     """Writes the checkpoint `model` (a folder or hub id) as it is into the folder `out`.
 
-    lengths: those a TFLite file is made for, the last one being `length`; None for `length` and half of it.
+    formats: "onnx", "tflite" or "coreml". lengths: those a TFLite file is made for, the last one being `length`; None
+    for `length` and half of it. A Core ML package is for `length` alone.
     form: of the ONNX file. own_texts: the app's; with them an ONNX file that takes a text is written too, if its
     tokenizer reads all of them as the checkpoint's does.
 
@@ -56,6 +58,8 @@ def export(model: str, out: Path, formats: tuple[str, ...] = ("onnx", "tflite"),
     limit = checkpoint.net.shape.positions
     if not 8 <= length <= limit:
         raise UsageError(f"--length {length}: this checkpoint takes 8 to {limit} tokens")
+    if formats == ("coreml",):
+        lengths = lengths or (length,)
     spec = InputSpec(lengths or input_lengths(length), checkpoint.net.shape.token_types > 1)
     whole = Precision.uniform(precision, len(checkpoint.net.layers))
     texts = [text for text in PROBE_TEXTS if text.strip()]
@@ -71,10 +75,11 @@ def export(model: str, out: Path, formats: tuple[str, ...] = ("onnx", "tflite"),
                                          {"labels": json.dumps(checkpoint.labels), "kind": checkpoint.kind}, compat, form,
                                          about_model(checkpoint.kind, checkpoint.labels, folder))
             with reporter.stage(f"prove {target.name}"):
+                session = CoreMLReader(target) if format == "coreml" else None
                 if precision == "int8" and compat is None:
                     checks += check_execution(execution_of(target), 0)
                 checks += check_logits(artifact, checkpoint.net, rows.input_ids, rows.attention_mask,
-                                       rows.token_type_ids if spec.token_types else None)
+                                       rows.token_type_ids if spec.token_types else None, session=session)
             artifacts.append(artifact)
         parity = Parity(tuple(checks))
         require(parity)

@@ -197,9 +197,9 @@ def student_of(cut: Encoder, kept: tuple[int, ...], teacher: Encoder, material: 
 
 
 def file_name(format: str, precision: str, compat: str | None) -> str:
-    """model_fp32.onnx, model_qint8.onnx, model_qint8_compat.tflite ..."""
+    """model_fp32.onnx, model_qint8.onnx, model_qint8_compat.tflite, model_fp16.mlpackage ..."""
     kind = {"int8": "qint8"}.get(precision, precision)
-    return f"model_{kind}{'_compat' if compat else ''}.{format}"
+    return f"model_{kind}{'_compat' if compat else ''}.{'mlpackage' if format == 'coreml' else format}"
 
 
 def exported(role: str, net: Encoder, format: str, precisions: tuple[Precision, ...], spec: InputSpec,

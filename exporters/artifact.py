@@ -122,7 +122,8 @@ ANY_FORM = OnnxForm()
 
 @dataclass(frozen=True)
 class Artifact:
-    """One exported file. format: "onnx" or "tflite". fixed: an ONNX file of one row and one length."""
+    """One exported file. format: "onnx", "tflite" or "coreml", whose "file" is a folder. fixed: an ONNX file of one row
+    and one length."""
 
     path: Path
     format: str
@@ -134,9 +135,13 @@ class Artifact:
 
     @classmethod
     def of(cls, path: Path, format: str, precision: str, inputs: InputSpec, fixed: bool = False) -> Artifact:
-        """Hashes and measures the file at `path`."""
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return cls(path, format, precision, inputs, digest, path.stat().st_size, fixed)
+        """Hashes and measures the file at `path`, or the files of a package in the order of their names."""
+        files = [path] if path.is_file() else sorted(part for part in path.rglob("*") if part.is_file())
+        digest = hashlib.sha256()
+        for file in files:
+            digest.update(file.read_bytes())
+        size = sum(file.stat().st_size for file in files)
+        return cls(path, format, precision, inputs, digest.hexdigest(), size, fixed)
 
     @property
     def any_length(self) -> bool:

@@ -115,7 +115,7 @@ class Case(NamedTuple):
 
 def check_logits(artifact: Artifact, net: nn.Module, ids: np.ndarray, mask: np.ndarray,
                  token_types: np.ndarray | None = None, fp32_bound: float = 1e-5, int8_bound: float = 0.25,
-                 threads: int = 1) -> tuple[Check, ...]:
+                 threads: int = 1, session: Session | None = None) -> tuple[Check, ...]:
     """The file's logits against the network's (float32, no dropout) on real rows, laid out in every way a
     caller may. Of logits for every token, those of the real tokens are compared.
 
@@ -130,15 +130,14 @@ def check_logits(artifact: Artifact, net: nn.Module, ids: np.ndarray, mask: np.n
 
     Args:
         ids, mask, token_types: integers [N, L], real rows padded on the right, at least two different ones.
+        session: what runs the file, where `device_bench` does not.
 
-    Raises:
-        ValueError: fewer than two different rows.
-        device_bench.errors.BenchError: the file cannot be opened.
+    Raises ValueError: fewer than two different rows; BenchError: the file cannot be opened.
     """
     rows = _real_rows(ids, mask, token_types)
     if len({row[0].tobytes() for row in rows}) < 2:
         raise ValueError("parity needs at least two different rows")
-    session = open_model(artifact.path, threads=threads)
+    session = session or open_model(artifact.path, threads=threads)
     bound = fp32_bound if artifact.precision == "fp32" else int8_bound
     filler = np.random.default_rng(0)
 
