@@ -12,6 +12,7 @@ from device_bench.errors import BenchError
 from device_bench.inputs import DEFAULT_BOUND, Golden, find_golden
 from device_bench.native.build import LOADER
 from device_bench.options import Options
+from device_bench.points import point_of_file, weights_beside
 from device_bench.result import BenchResult
 from edgebert.errors import DeviceError, UsageError
 from edgebert.interop.benchmark_model import BenchmarkModel, check_signature, parse_benchmark_model
@@ -118,7 +119,8 @@ def _allow(place: Place, *names: str) -> None:
 
 def _bench_one(place: Place, start: Sequence[str], path: Path, flags: Sequence[str], options: Options) -> BenchResult:
     golden = _golden(path) if options.golden else None
-    place.push(path, path.name)
+    for file in filter(None, (path, weights_beside(path))):
+        place.push(file, file.name)
     words = [*start, *flags]
     if golden is not None:
         with tempfile.TemporaryDirectory() as folder:
@@ -134,7 +136,7 @@ def _bench_one(place: Place, start: Sequence[str], path: Path, flags: Sequence[s
 
 def _golden(path: Path) -> Golden | None:
     try:
-        return find_golden(path)
+        return find_golden(path, point_of_file(path))
     except BenchError as error:
         raise UsageError(str(error)) from error
 

@@ -19,11 +19,12 @@ MOST_BYTES = 1 << 28
 
 @dataclass(frozen=True)
 class Done:
-    """A program that ran to its end."""
+    """A program that ran to its end. seconds: that it took, as seen from here."""
 
     exit_code: int
     stdout: str
     stderr: str
+    seconds: float = float("inf")
 
     @property
     def last_words(self) -> str:
@@ -42,12 +43,13 @@ def call(command: Sequence[str], timeout_s: float, on_line: Callable[[str], None
     Raises FileNotFoundError where there is no such program, TimeoutError where it takes too long, OverflowError where it
     prints more than MOST_BYTES; whatever ends the wait, the program and all it started are killed.
     """
+    start = time.monotonic()
     process = subprocess.Popen(list(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                start_new_session=True)
     assert process.stdout is not None and process.stderr is not None
     try:
         stdout, stderr = _read(process, process.stdout, process.stderr, (timeout_s, silence_s), on_line)
-        return Done(process.wait(), stdout, stderr)
+        return Done(process.wait(), stdout, stderr, time.monotonic() - start)
     except BaseException:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

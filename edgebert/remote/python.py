@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from device_bench.options import RUNTIMES
+from device_bench.strict_json import strict_json
 from edgebert.errors import DeviceError
 from edgebert.remote.processes import Done
 
@@ -59,7 +59,7 @@ def choose_python(device: str, commands: Sequence[str], needs: Sequence[str],
 def parse_facts(command: str, done: Done) -> PythonFacts | None:
     """What the device's Python printed; None where there is no such command or it prints something else."""
     try:
-        value = json.loads(done.stdout.strip().splitlines()[-1])
+        value = strict_json(done.stdout.strip().splitlines()[-1])
         return PythonFacts(command, tuple(int(part) for part in value["version"]), str(value["machine"]),
                            tuple(map(str, value["modules"])))
     except (IndexError, ValueError, KeyError, TypeError):

@@ -29,4 +29,4 @@ def ask(link: Link, script: str, *arguments: str, timeout_s: float,
     if not found:
         raise DeviceError(f"{link.name} went away or does not run commands: {done.last_words or 'no answer'}; "
                           f"{link.advice}")
-    return Done(int(found[2]), found[1], done.stderr)
+    return Done(int(found[2]), found[1], done.stderr, done.seconds)

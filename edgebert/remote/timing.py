@@ -6,19 +6,21 @@ import json
 import os
 import re
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from device_bench.inputs import GOLDEN_NAME
 from device_bench.kit import KIT_NAME, read_kit, repair
 from device_bench.options import Options
 from device_bench.packing import write_pyz
+from device_bench.points import weights_beside
 from device_bench.result import BenchResult
 from device_bench.runtimes import model_format
 from edgebert.bundle import file_sha256
 from edgebert.errors import DeviceError, EdgeBertError, UsageError
+from edgebert.remote.lies import refuse_lies
 from edgebert.remote.processes import Done
 from edgebert.remote.workspace import Device, Place
 
@@ -45,37 +47,53 @@ def bench_on(device: Device, paths: Sequence[Path], options: Options,
         python = place.python(("numpy", *sorted({model_format(path) for path in paths})))
         push_bench(place)
         for path in paths:
-            record = _bench_one(place, python, Path(path), options)
-            keep(record)
-            records.append(record)
+            for record in _bench_one(place, python, Path(path), options):
+                keep(record)
+                records.append(record)
     return tuple(records)
 
 
-def _bench_one(place: Place, python: str, path: Path, options: Options) -> BenchResult:
-    place.push(path, path.name)
-    golden = path.resolve().with_name(GOLDEN_NAME)
-    if options.golden and golden.is_file():
-        place.push(golden, GOLDEN_NAME)
-    spent_s = 2 * options.max_seconds + options.cool_down + 60 * (options.sustained or 0)
+def _bench_one(place: Place, python: str, path: Path, options: Options) -> tuple[BenchResult, ...]:
+    """A record for each operating point of the file."""
+    beside = [*filter(None, [weights_beside(path)]), *(golden_beside(path) if options.golden else ())]
+    for file in (path, *beside):
+        place.push(file, file.name)
+    points = max(1, sum(file.name.startswith("golden") for file in beside))
+    spent_s = points * (2 * options.max_seconds + options.cool_down + 60 * (options.sustained or 0))
     done = place.run([python, BENCH, *options.to_arguments(), "--", path.name], OPENING_S + spent_s)
-    record = record_in(done, place.link.name, path, f"log in and see what `{python}` prints")
-    place.run(["rm", "-f", f"./{path.name}", GOLDEN_NAME], OPENING_S)  # of the next file there may be no golden.json
-    return record
+    records = records_in(done, place.link.name, path, f"log in and see what `{python}` prints")
+    # Of the next file there may be no golden.json.
+    place.run(["rm", "-f", f"./{path.name}", *(f"./{file.name}" for file in beside)], OPENING_S)
+    return records
+
+
+def golden_beside(path: Path) -> list[Path]:
+    """The golden rows of all points beside a model file."""
+    folder = path.resolve().parent
+    return sorted(file for file in folder.glob("golden*.json")
+                  if re.fullmatch(r"golden(_point\d{1,3})?\.json", file.name))
 
 
 def record_in(done: Done, device: str, path: Path, advice: str) -> BenchResult:
-    """The record of `path` that a benchmark printed. Raises what `failed` gives where there is none, DeviceError with
+    """The record of `path` that a benchmark printed last. Raises as `records_in` does."""
+    return records_in(done, device, path, advice)[-1]
+
+
+def records_in(done: Done, device: str, path: Path, advice: str) -> tuple[BenchResult, ...]:
+    """The records of `path` that a benchmark printed. Raises what `failed` gives where there is none, DeviceError with
     `advice` for what is no record, and DeviceError for that of another file."""
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
         raise failed(device, path.name, done)
     try:
-        record = BenchResult.from_json(lines[-1])
+        last = BenchResult.from_json(lines[-1])  # other programs may have printed before
+        records = (*map(BenchResult.from_json, lines[-last.points:-1]), last)
     except ValueError as error:
         raise DeviceError(f"{device} answers something that is no timing of {path.name} ({error}); {advice}") from error
-    if (record.file_name, record.sha256) != (path.name, file_sha256(path)):
+    if any((record.file_name, record.sha256) != (path.name, file_sha256(path)) for record in records):
         raise DeviceError(f"{device} timed another file than {path.name}: its disk or memory may be bad")
-    return record
+    refuse_lies(device, records, done.seconds)
+    return records
 
 
 def sweep_on(device: Device, kit: Path, out: Path, arguments: Sequence[str] = (), time_limit_s: float | None = None,
@@ -91,7 +109,7 @@ def sweep_on(device: Device, kit: Path, out: Path, arguments: Sequence[str] = ()
     files = [kit / KIT_NAME, *sorted({kit / item["file"] for item in read_kit(kit)})]
     formats = sorted({model_format(path) for path in files[1:]})
     limit = [] if time_limit_s is None else ["--time-limit", str(time_limit_s)]
-    count = 0
+    known = {item["sha256"] for item in read_kit(kit)}
     with device.workspace() as place, _appended(out) as append:
         # A kit of both formats is swept as far as the device's runtimes go.
         python = place.python(("numpy", *formats) if len(formats) == 1 else ("numpy",))
@@ -99,12 +117,14 @@ def sweep_on(device: Device, kit: Path, out: Path, arguments: Sequence[str] = ()
         _push_archive(place, python, files)
         if out.stat().st_size:
             place.push(out, RESULTS)
+        start, seen = time.monotonic(), []
 
         def line(text: str) -> None:
-            nonlocal count
-            if _is_timing(device.name, text):
+            record = _timing_in(device.name, text, known)
+            if record is not None:
+                seen.append(record)
+                refuse_lies(device.name, seen, time.monotonic() - start)
                 append(text)
-                count += 1
                 tick(1)
 
         done = place.run([python, BENCH, "sweep", "kit", "--out", RESULTS, "--print", *limit, *arguments],
@@ -114,7 +134,7 @@ def sweep_on(device: Device, kit: Path, out: Path, arguments: Sequence[str] = ()
             say(text.removeprefix("sweep: "))
     if done.exit_code:
         raise failed(device.name, "the sweep", done)
-    return count
+    return len(seen)
 
 
 @contextmanager
@@ -130,20 +150,23 @@ def _appended(out: Path) -> Iterator[Callable[[str], None]]:
         yield append
 
 
-def _is_timing(device: str, text: str) -> bool:
-    """Whether a line is a sweep's and not what a login prints. Raises DeviceError for one that no benchmark gives."""
+def _timing_in(device: str, text: str, known: set[str]) -> BenchResult | None:
+    """The timing in a line, None for what a login prints. Raises DeviceError for one that no benchmark gives, and for
+    that of a file whose sha256 is not `known`."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        return False
+        return None
     if not (isinstance(value, dict) and {"schema", "item", "result"} <= set(value)):
-        return False
+        return None
     try:
-        BenchResult.from_dict(value["result"])
+        record = BenchResult.from_dict(value["result"])
     except ValueError as error:
         raise DeviceError(f"{device} answers something that is no timing ({error}); what came before it is "
                           "kept") from error
-    return True
+    if record.sha256 not in known:
+        raise DeviceError(f"{device} timed {record.file_name}, which is no file of this kit; what came before it is kept")
+    return record
 
 
 def push_bench(place: Place) -> None:
