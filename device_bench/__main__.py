@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Optional, Sequence
 
@@ -70,7 +71,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _here(path: Path, options: Options) -> int:
-    """Benchmark in this process and print."""
+    """Benchmark in this process and print; further points of the file in processes of their own."""
     try:
         result = bench(path, options)
     except BenchError as error:
@@ -80,7 +81,8 @@ def _here(path: Path, options: Options) -> int:
         print(f"bench: {result.file_name}: warning: {warning}", file=sys.stderr)
     if not result.valid:
         print(f"bench: {result.file_name}: not valid as latency", file=sys.stderr)
-    return _golden_code(result)
+    others = range(2, result.points + 1) if options.point is None else ()
+    return max([_golden_code(result), *(_apart(path, replace(options, point=point)) for point in others)])
 
 
 def _apart(path: Path, options: Options) -> int:

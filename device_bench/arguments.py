@@ -15,6 +15,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=int, default=Options.threads, metavar="N", help="runtime threads (default 1)")
     add("--length", type=int, metavar="L",
         help="tokens per row (default: the file's longest, else that of golden.json, else 64)")
+    add("--point", type=int, metavar="N",
+        help="of a file with several operating points, the one to run; 1 is the largest (default: all, a line each)")
     add("--batch", type=int, metavar="B", help="rows per run (default: the file's, else 1)")
     add("--runs", type=int, default=Options.runs, metavar="N",
         help="timed runs (default 200; p90 needs 64, p95 130, p99 662)")

@@ -21,6 +21,7 @@ from device_bench.options import CPU, Options
 from device_bench.result import BenchResult
 from device_bench.run import Conditions, Subject, open_subject, record_of, sample_clock, wait_until_cool
 from device_bench.states import Watch
+from device_bench.strict_json import strict_json
 from device_bench.timing import percentile
 from device_bench.trust import findings
 
@@ -157,7 +158,7 @@ class Comparison:
         Raises:
             ValueError: not such a line, or as `BenchResult.from_json` for one of its records.
         """
-        record = json.loads(text)
+        record = strict_json(text)
         if not isinstance(record, dict) or record.get("schema") != SCHEMA or "names" not in record:
             raise ValueError(f"not a comparison of schema {SCHEMA}")
         names = Fields(record, "").texts("names")

@@ -6,7 +6,6 @@ zeros.
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from dataclasses import dataclass
@@ -14,11 +13,15 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from device_bench.errors import BadGolden
+from device_bench.points import golden_name
 from device_bench.runtimes import OUTPUT_NAME, Feeds, Session
+from device_bench.strict_json import bounded_text, strict_json
 
-GOLDEN_NAME = "golden.json"
+GOLDEN_NAME = golden_name(1)
 GOLDEN_SCHEMA = 1
 VOCABULARY = 1000  # below the vocabulary of every real encoder, pruned ones included
+LARGEST_ID = 2 ** 31 - 1
+MOST_TOKENS, MOST_ROWS = 1 << 14, 1024  # golden rows are few and short; a damaged file may claim anything
 DEFAULT_BOUND = 0.35  # relative RMSE for a file golden.json does not name; all-zero logits give exactly 1
 
 
@@ -80,13 +83,14 @@ def synthetic_inputs(
     return {spec.name: np.array(values[spec.name], dtype=spec.dtype) for spec in session.inputs}
 
 
-def find_golden(model_path: Path) -> Optional[Golden]:
-    """Read the golden.json beside a model file; None if there is none. Raises BadGolden if it is broken."""
-    path = Path(model_path).resolve().parent / GOLDEN_NAME
+def find_golden(model_path: Path, point: int = 1) -> Optional[Golden]:
+    """Read the golden.json beside a model file, or that of another point of it; None if there is none. Raises
+    BadGolden if it is broken."""
+    path = Path(model_path).resolve().parent / golden_name(point)
     if not path.is_file():
         return None
     try:
-        return _parse_golden(json.loads(path.read_text(encoding="utf-8")))
+        return _parse_golden(strict_json(bounded_text(path)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else error
         message = f"{path} is broken ({reason}); copy it again from the bundle or pass --no-golden"
@@ -96,7 +100,9 @@ def find_golden(model_path: Path) -> Optional[Golden]:
 def _parse_golden(record: dict[str, Any]) -> Golden:
     if record["schema"] != GOLDEN_SCHEMA:
         raise ValueError(f"schema {record['schema']}, this version reads {GOLDEN_SCHEMA}")
-    length = int(record["length"])
+    length = record["length"]
+    if type(length) is not int or not 1 <= length <= MOST_TOKENS or len(record["rows"]) > MOST_ROWS:
+        raise ValueError(f"give a length of 1 to {MOST_TOKENS} and at most {MOST_ROWS} rows")
     rows = []
     for number, row in enumerate(record["rows"]):
         types = row.get("token_type_ids")
@@ -107,9 +113,10 @@ def _parse_golden(record: dict[str, Any]) -> Golden:
             token_type_ids=None if types is None else tuple(int(i) for i in types),
             logits=tuple(tuple(map(float, x)) if isinstance(x, list) else float(x) for x in row["logits"]),
         )
+        in_range = all(0 <= i <= LARGEST_ID for i in (*one.input_ids, *one.attention_mask, *(one.token_type_ids or ())))
         lengths = {len(one.input_ids), len(one.attention_mask), len(one.token_type_ids or one.input_ids)}
-        if len(lengths) != 1 or not 1 <= max(lengths) <= length or min(one.input_ids) < 0:
-            raise ValueError(f"row {number}: give ids >= 0 and masks of one length <= {length}")
+        if len(lengths) != 1 or not 1 <= max(lengths) <= length or not in_range:
+            raise ValueError(f"row {number}: give ids of 0 to {LARGEST_ID} and masks of one length <= {length}")
         parts = [part if isinstance(part, tuple) else (part,) for part in one.logits]
         if not parts or not parts[0] or not all(map(math.isfinite, sum(parts, ()))):
             raise ValueError(f"row {number}: give finite logits")

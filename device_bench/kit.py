@@ -10,7 +10,9 @@ from typing import Any
 
 from device_bench.errors import BadRequest
 from device_bench.options import RUNTIMES
+from device_bench.strict_json import bounded_text, strict_json
 
+MOST_TOKENS = 1 << 16
 KIT_NAME = "kit.json"
 KIT_SCHEMA = 1
 RESULTS_SCHEMA = 1
@@ -23,7 +25,7 @@ def read_kit(folder: Path) -> list[Item]:
     """The items of a kit in the order to be run, each checked. Raises BadRequest naming what is wrong."""
     path = Path(folder) / KIT_NAME
     try:
-        kit = json.loads(path.read_text(encoding="utf-8"))
+        kit = strict_json(bounded_text(path))
     except OSError as error:
         raise BadRequest(f"{path} cannot be read ({error.strerror}); make a kit: edgebert sweep --kit FOLDER") from error
     except ValueError as error:
@@ -41,13 +43,13 @@ def _checked_item(item: Any, where: str) -> Item:
         ("id", lambda value: isinstance(value, str) and value.isprintable()),
         ("file", lambda value: isinstance(value, str) and value == os.path.basename(value) and value.isprintable()),
         ("sha256", lambda value: isinstance(value, str)),
-        ("runtime", lambda value: value in RUNTIMES),
+        ("runtime", lambda value: isinstance(value, str) and value in RUNTIMES),
         ("kind", lambda value: value in KINDS),
         ("lengths", lambda value: isinstance(value, list) and value and all(
-            type(one) is int and one >= 1 for one in value)),
+            type(one) is int and 1 <= one <= MOST_TOKENS for one in value)),
     ):
         if name not in item or not right(item[name]):
-            raise BadRequest(f"{where}: {name} is {item.get(name)!r}; make the kit again")
+            raise BadRequest(f"{where}: {name} is {item.get(name)!r:.60}; make the kit again")
     if Path(item["file"]).suffix != f".{item['runtime']}":
         raise BadRequest(f"{where}: {item['file']} is no .{item['runtime']} file; make the kit again")
     return item
@@ -93,7 +95,7 @@ def repair(path: Path) -> None:
 def _is_json(line: bytes) -> bool:
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -108,7 +110,7 @@ def read_measured(path: Path) -> list[Measured]:
     found = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            record = json.loads(line)
+            record = strict_json(line.decode("utf-8"))
             if "item" not in record:
                 continue
             if record["schema"] != RESULTS_SCHEMA:
@@ -118,6 +120,6 @@ def read_measured(path: Path) -> list[Measured]:
                 result["sha256"], result["length"], result["threads"], result["runtime"], result["runtime_version"],
                 result["clock"], result["affinity"]["asked"], identity(result["device_before"]),
                 result["valid_as_cost"] is True))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadRequest(f"{path}, line {number} is no result of a sweep ({error}); give another --out") from error
     return found

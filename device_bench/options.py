@@ -19,8 +19,9 @@ CLOCKS = (WALL, CPU)
 class Options:
     """How to run one model file. None always means: let the file decide.
 
-    `sustained` is in minutes and replaces `runs` and `max_seconds`. `cool_down` is the longest wait in seconds before
-    the start, `cool_below` the Celsius of the hottest CPU sensor that ends it.
+    `point`: of a file with several subnets, the one to run. `sustained` is in minutes and replaces `runs` and
+    `max_seconds`. `cool_down` is the longest wait in seconds before the start, `cool_below` the Celsius of the hottest
+    CPU sensor that ends it.
 
     Raises:
         BadRequest: a value out of range, naming the flag.
@@ -40,12 +41,13 @@ class Options:
     sustained: Optional[int] = None
     cool_down: float = 0.0
     cool_below: Optional[float] = None
+    point: Optional[int] = None
 
     def __post_init__(self) -> None:
         for flag, value, least in (
             ("--threads", self.threads, 1), ("--length", self.length, 1), ("--batch", self.batch, 1),
             ("--runs", self.runs, 1), ("--warmup", self.warmup, 0), ("--vocabulary", self.vocabulary, 1),
-            ("--sustained", self.sustained, 1),
+            ("--sustained", self.sustained, 1), ("--point", self.point, 1),
         ):
             if value is not None and value < least:
                 raise BadRequest(f"{flag} is {value}; give {least} or more")
@@ -76,7 +78,7 @@ class Options:
             ("--runtime", self.runtime), ("--vocabulary", self.vocabulary),
             ("--clock", self.clock), ("--sustained", self.sustained), ("--cool-down", self.cool_down),
             ("--cool-below", self.cool_below),
-            ("--affinity", None if self.cores is None else format_mask(self.cores)),
+            ("--point", self.point), ("--affinity", None if self.cores is None else format_mask(self.cores)),
         ):
             if value is not None:
                 arguments += [flag, str(value)]

@@ -17,6 +17,7 @@ from device_bench.options import CPU, WALL
 from device_bench.result import SCHEMA, BenchResult
 from device_bench.snapshot import device_of, is_snapshot
 from device_bench.states import StateSample
+from device_bench.strict_json import strict_json
 from device_bench.sustain import CoolDown, Minute
 from device_bench.timing import Timing
 
@@ -29,6 +30,7 @@ LARGEST = 1e300
 # What schema 1 did not have, and what a runner that cannot measure it may leave out.
 _NOT_MEASURED: dict[str, Any] = {
     "cpu_share": None, "states": [], "energy": None, "cool_down": None, "minutes": [], "kept_every": 1,
+    "point": 1, "points": 1,
 }
 
 
@@ -42,11 +44,9 @@ def read_record(text: str) -> BenchResult:
             negative, absurdly large, samples that are all 0), naming the field.
     """
     try:
-        record = json.loads(text, parse_constant=_refuse_constant)
+        record = strict_json(text, largest_integer=10 ** 500)  # each field has a bound of its own, and is named
     except ValueError as error:
         raise ValueError(f"not a benchmark record: {error}") from error
-    except RecursionError:
-        raise ValueError("not a benchmark record: nested too deeply") from None
     return parse_record(record)
 
 
@@ -80,6 +80,7 @@ def parse_record(record: Any) -> BenchResult:
         energy=fields.maybe_part("energy", _energy), cool_down=fields.maybe_part("cool_down", _cool_down),
         minutes=tuple(_minute(one) for one in fields.parts("minutes")),
         kept_every=fields.integer("kept_every", 1, MOST_BYTES),
+        point=fields.integer("point", 1, 999), points=fields.integer("points", 1, 999),
     )
 
 
@@ -185,6 +186,3 @@ def _core(fields: Fields) -> CoreFacts:
         **{name: fields.maybe(name, fields.integer, 0, MOST_BYTES) for name in ("current_khz", "max_khz", "limit_khz")},
         kind=fields.maybe("kind", fields.text, optional=True))
 
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"it holds {name}, which is no number")

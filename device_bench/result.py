@@ -27,6 +27,8 @@ class BenchResult:
     file in the page cache. `cpu_share` is the CPU time of the timed calls over their wall-clock time, for one
     thread. `states` are the readings between blocks of runs, the first before and the last after all runs.
     `minutes` is empty unless the run was a sustained one, and then `timing` keeps one sample in `kept_every`.
+    `point`: which of the `points` subnets of the file was run, 1 the largest. `file_bytes` counts the file beside it that
+    its weights lie in, where there is one; `sha256` does not.
     """
 
     file_name: str
@@ -56,6 +58,8 @@ class BenchResult:
     cool_down: Optional[CoolDown] = None
     minutes: tuple[Minute, ...] = ()
     kept_every: int = 1
+    point: int = 1
+    points: int = 1
 
     @property
     def emulated(self) -> Optional[str]:
@@ -120,6 +124,8 @@ class BenchResult:
             "threads": self.threads,
             "batch": self.batch,
             "length": self.length,
+            "point": self.point,
+            "points": self.points,
             "clock": self.clock,
             "clock_tick_ns": self.clock_tick_ns,
             "p50_ms": self.latency_ms(50),

@@ -15,6 +15,7 @@ from device_bench.inputs import VOCABULARY, Golden, check_golden, find_golden, s
 from device_bench.measure import Clock, clock_tick_ns, measure, sustain
 from device_bench.memory import current_rss_bytes, peak_rss_bytes
 from device_bench.options import CPU, Options
+from device_bench.points import point_of_file, weights_beside
 from device_bench.result import BenchResult
 from device_bench.runtimes import Feeds, Session, import_runtime, model_format, open_model
 from device_bench.states import Watch
@@ -65,7 +66,7 @@ def bench(path: Path, options: Options) -> BenchResult:
             the result says so in `golden.ok`.
     """
     affinity = pin(options.cores)
-    golden = find_golden(path) if options.golden else None
+    golden = find_golden(path, options.point or point_of_file(path)) if options.golden else None
     subject = open_subject(path, options, golden)
     result = time_subject(subject, options, affinity)
     return replace(result, golden=check_golden(subject.session, golden)) if golden else result
@@ -80,9 +81,11 @@ def open_subject(path: Path, options: Options, golden: Optional[Golden] = None) 
     if not path.is_file():
         raise BadRequest(f"{path}: no such file")
     digest, file_bytes = fingerprint(path)
+    shared = weights_beside(path)
+    file_bytes += shared.stat().st_size if shared else 0
     import_runtime(path, options.runtime)
     baseline = current_rss_bytes()
-    session = open_model(path, options.threads, options.runtime, options.length)
+    session = open_model(path, options.threads, options.runtime, options.length, options.point)
     length = options.length or _default_length(session, golden.length if golden else None)
     batch = _batch(session, options.batch)
     vocabulary = options.vocabulary or (golden.vocabulary if golden else VOCABULARY)
@@ -125,7 +128,7 @@ def record_of(
         first_inference_ms=subject.first_inference_ms, baseline_rss_bytes=subject.baseline_rss_bytes,
         peak_rss_bytes=peak_bytes, affinity=seen.affinity, device_before=seen.before, device_after=seen.after,
         cpu_share=seen.watch.cpu_share if alone else None, states=tuple(seen.watch.states), energy=seen.watch.energy(),
-        cool_down=seen.cooled)
+        cool_down=seen.cooled, point=session.point, points=session.points)
 
 
 def sample_clock(options: Options) -> Clock:

@@ -12,6 +12,7 @@ from typing import Any, Callable, Optional
 
 from device_bench.errors import BadModel, BadRequest, BenchError, RuntimeMissing
 from device_bench.options import RUNTIMES
+from device_bench.points import SIGNATURE, point_of_file, point_of_signature
 
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUT_NAME = "logits"
@@ -36,7 +37,7 @@ class Session:
 
     `lengths` are the sequence lengths the file was made for, smallest first; empty means any length. `batch`
     is the fixed batch size, or None for any. `load_ms` is the time to open the file, without importing the
-    runtime.
+    runtime. `point`: which of the `points` subnets in the file it runs, 1 the largest.
     """
 
     path: Path
@@ -49,6 +50,8 @@ class Session:
     batch: Optional[int]
     load_ms: float
     runner: Callable[[Feeds], Feeds]
+    point: int = 1
+    points: int = 1
 
     def run(self, feeds: Feeds) -> Feeds:
         """One inference: arrays [batch, length] by input name -> {"logits": float32 [batch, labels]}.
@@ -76,6 +79,7 @@ class _Opened:
     lengths: tuple[int, ...]
     batch: Optional[int]
     runner: Callable[[Feeds], Feeds]
+    points: int = 1
 
 
 _Check = Callable[[Path, "list[tuple[str, str, tuple]]"], "tuple[TensorSpec, ...]"]
@@ -90,20 +94,21 @@ def model_format(path: Path) -> str:
 
 
 def open_model(
-    path: Path, threads: int = 1, runtime: Optional[str] = None, length: Optional[int] = None
+    path: Path, threads: int = 1, runtime: Optional[str] = None, length: Optional[int] = None, point: Optional[int] = None
 ) -> Session:
     """Open a text encoder: `.onnx` with onnxruntime, `.tflite` with ai_edge_litert, else tflite_runtime.
 
     Args:
         runtime: module name that must be used; None takes the first one installed.
         length: sequence length that must be available.
+        point: the subnet to run, of a file with several; None for the largest, or the one that an ONNX file is.
 
     Raises:
-        BadRequest: no such file, an ending or runtime that does not fit, or a length the file does not have.
+        BadRequest: no such file, an ending or runtime that does not fit, or a length or point the file does not have.
         RuntimeMissing: no runtime for this format can be imported.
         BadModel: the runtime refuses the file, or its inputs and outputs are not those of a text encoder.
     """
-    return _open(path, threads, runtime, length, _checked_inputs, OUTPUT_NAME)
+    return _open(path, threads, runtime, length, _checked_inputs, OUTPUT_NAME, point)
 
 
 def open_part(path: Path, threads: int = 1, runtime: Optional[str] = None) -> Session:
@@ -113,7 +118,8 @@ def open_part(path: Path, threads: int = 1, runtime: Optional[str] = None) -> Se
 
 
 def _open(
-    path: Path, threads: int, runtime: Optional[str], length: Optional[int], check: _Check, output: str
+    path: Path, threads: int, runtime: Optional[str], length: Optional[int], check: _Check, output: str,
+    point: Optional[int] = None
 ) -> Session:
     """`check`: the inputs in order, or an error. `output`: the name that the answer goes by."""
     path = Path(path)
@@ -123,14 +129,17 @@ def _open(
     if runtime is not None and runtime not in RUNTIMES[form]:
         raise BadRequest(f"{runtime} does not run .{form} files; use {' or '.join(RUNTIMES[form])}")
     name, module = _import_first(form, RUNTIMES[form] if runtime is None else (runtime,))
+    if form == "onnx" and point not in (None, point_of_file(path)):
+        raise BadRequest(f"{path.name} is point {point_of_file(path)} alone; of ONNX each point has a file of its own")
+    point = point or point_of_file(path)
     opener = _open_onnx if form == "onnx" else _open_tflite
     start = time.perf_counter_ns()
-    opened = opener(module, path, threads, check, output)
+    opened = opener(module, path, threads, check, output, point)
     load_ms = (time.perf_counter_ns() - start) / 1e6
     if length is not None and opened.lengths and length not in opened.lengths:
         raise BadRequest(_no_length(path, length, opened.lengths))
     return Session(path, form, name, runtime_version(name), threads, opened.inputs, opened.lengths, opened.batch,
-                   load_ms, opened.runner)
+                   load_ms, opened.runner, point, opened.points)
 
 
 def import_runtime(path: Path, runtime: Optional[str] = None) -> str:
@@ -180,7 +189,7 @@ def _no_length(path: Path, length: int, lengths: tuple[int, ...]) -> str:
     return f"{path.name} has no length {length}; it has {', '.join(map(str, lengths))}"
 
 
-def _open_onnx(ort: Any, path: Path, threads: int, check: _Check, answer: str) -> _Opened:
+def _open_onnx(ort: Any, path: Path, threads: int, check: _Check, answer: str, point: int) -> _Opened:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -206,17 +215,21 @@ def _open_onnx(ort: Any, path: Path, threads: int, check: _Check, answer: str) -
     return _Opened(inputs, () if length is None else (length,), batch, runner)
 
 
-def _open_tflite(module: Any, path: Path, threads: int, check: _Check, answer: str) -> _Opened:
+def _open_tflite(module: Any, path: Path, threads: int, check: _Check, answer: str, point: int) -> _Opened:
     try:
         interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
         interpreter.allocate_tensors()  # tflite-runtime 2.14 runs signatures without XNNPACK, 3 times slower, before this
-        signatures = interpreter.get_signature_list()
+        every = interpreter.get_signature_list()
+        signatures = {key: one for key, one in every.items() if point_of_signature(key) == point}
         calls = {key: interpreter.get_signature_runner(key) for key in signatures}
         described = {key: call.get_input_details() for key, call in calls.items()}
     except (ValueError, RuntimeError) as error:
         raise BadModel(f"{path.name}: {module.__name__} refuses it: {_first_line(error)}") from error
-    if not calls:
+    if not every:
         raise BadModel(f"{path.name} has no signatures; export one per length, named seq_64 and so on")
+    points = max(map(point_of_signature, every))
+    if not calls:
+        raise BadRequest(f"{path.name} has no point {point}; it has {'1 alone' if points == 1 else f'1 to {points}'}")
     by_length: dict[int, tuple[Any, str]] = {}
     first: tuple[TensorSpec, ...] = ()
     batch: Optional[int] = 1
@@ -227,8 +240,8 @@ def _open_tflite(module: Any, path: Path, threads: int, check: _Check, answer: s
         ])
         axis = _length_axis(inputs[0].name)
         length = inputs[0].shape[axis]
-        named = re.fullmatch(r"seq_(\d+)", key)
-        if named and int(named[1]) != length:
+        named = re.fullmatch(SIGNATURE, key)
+        if named and int(named[2]) != length:
             raise BadModel(f"{path.name}: signature {key} takes length {length}; export it again")
         by_length[length] = (calls[key], _output_name(path, list(signatures[key]["outputs"]), answer))
         first = first or inputs
@@ -246,7 +259,7 @@ def _open_tflite(module: Any, path: Path, threads: int, check: _Check, answer: s
     if check is _checked_inputs:
         one_length = first[0].shape[1] if len(by_length) == 1 else None
         first = tuple(TensorSpec(one.name, one.dtype, (batch, one_length)) for one in first)
-    return _Opened(first, tuple(sorted(by_length)), batch, runner)
+    return _Opened(first, tuple(sorted(by_length)), batch, runner, points)
 
 
 def _length_axis(name: str) -> int:

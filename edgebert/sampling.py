@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from device_bench.points import file_of, point_of_file
 from edgebert.bundle import model_files
 from edgebert.characters import app_tables, require_no_order
 from edgebert.errors import UsageError
@@ -30,7 +31,8 @@ SCHEMA = 1
 @dataclass(frozen=True)
 class Language:
     """One language's sample. runtimes: those it has code for. own_tokens: it brings its own WordPiece, and so cannot
-    serve another kind of tokenizer. bound: files that are of use with one runtime alone. needs: a line for people."""
+    serve another kind of tokenizer. bound: files that are of use with one runtime alone. platforms: folders of
+    code for one platform. needs: a line for people."""
 
     folder: str
     title: str
@@ -38,13 +40,14 @@ class Language:
     own_tokens: bool
     bound: Mapping[str, str]
     needs: str
+    platforms: tuple[str, ...] = ()
 
 
 LANGUAGES = (
     Language("python", "Python", ("onnx", "tflite"), False, {}, "numpy, `tokenizers`, onnxruntime or ai-edge-litert"),
     Language("kotlin", "Kotlin", ("onnx", "tflite"), True,
              {"OnnxModel.kt": "onnx", "Main.kt": "onnx", "LiteRtModel.kt": "tflite"},
-             "Android or a JVM; ONNX Runtime or LiteRT"),
+             "Android or a JVM; ONNX Runtime or LiteRT", ("android",)),
     Language("swift", "Swift", ("onnx", "tflite"), True, {"OnnxModel.swift": "onnx", "LiteRtModel.swift": "tflite"},
              "iOS or macOS; ONNX Runtime or TensorFlow Lite"),
     Language("javascript", "JavaScript", ("onnx",), True, {}, "a browser with onnxruntime-web, or Node"),
@@ -60,15 +63,17 @@ class Samples:
     left_out: tuple[tuple[str, str], ...]
 
 
-def write_samples(folder: Path, kind: str, pairs: bool, length: int, threads: int) -> Samples:
+def write_samples(folder: Path, kind: str, pairs: bool, length: int, threads: int, points: int = 1) -> Samples:
     """Writes samples/ into a bundle whose model files, tokenizer and labels are there already.
 
-    kind: of the task. pairs: inputs are two texts. length: the most tokens of a row. vocab.txt is written too where a
-    sample needs it and the original had none.
+    kind: of the task. pairs: inputs are two texts. length: the most tokens of a row. points: operating points of the
+    files. vocab.txt is written too where a sample needs it and the original had none.
     """
     models: dict[str, str] = {}
     for path in model_files(folder):
-        models.setdefault(path.suffix.lstrip("."), path.name)
+        if point_of_file(path) == 1:
+            models.setdefault(path.suffix.lstrip("."), path.name)
+    files = [{form: file_of(Path(name), point).name for form, name in models.items()} for point in range(1, points + 1)]
     tokenizer = load_tokenizer(folder)
     try:
         settings: dict[str, Any] | None = wordpiece_settings(tokenizer)
@@ -87,7 +92,7 @@ def write_samples(folder: Path, kind: str, pairs: bool, length: int, threads: in
             _copy(language, models, folder / FOLDER / language.folder)
             written.append(language)
     app = {"schema": SCHEMA, "kind": kind, "pairs": pairs, "length": length, "threads": threads, "models": models,
-           "tokenizer": settings}
+           "points": files, "tokenizer": settings}
     (folder / FOLDER / APP).write_text(json.dumps(app, separators=(",", ":")) + "\n", encoding="ascii")
     return Samples(tuple(written), tuple(left_out))
 
@@ -97,6 +102,8 @@ def _copy(language: Language, models: Mapping[str, str], target: Path) -> None:
     for source in sorted((SOURCES / language.folder).iterdir()):
         if source.is_file() and language.bound.get(source.name, next(iter(models))) in models:
             shutil.copyfile(source, target / source.name)
+        elif source.is_dir() and source.name in language.platforms:
+            shutil.copytree(source, target / source.name)
 
 
 def wordpiece_settings(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from device_bench.points import weights_beside
+
 PRECISIONS = ("fp32", "fp16", "int8", "int8_weights", "int4_weights")
 """How weight matrices are stored and multiplied; in brackets what LiteRT's recipes call it.
 
@@ -123,7 +125,9 @@ ANY_FORM = OnnxForm()
 @dataclass(frozen=True)
 class Artifact:
     """One exported file. format: "onnx", "tflite" or "coreml", whose "file" is a folder. fixed: an ONNX file of one row
-    and one length."""
+    and one length. point: of a file with several subnets, the one that is meant, 1 the largest. file_bytes: with those of
+    the file that the weights of an ONNX one lie in, where it is not the file itself; sha256 is of the file alone.
+    """
 
     path: Path
     format: str
@@ -132,16 +136,18 @@ class Artifact:
     sha256: str
     file_bytes: int
     fixed: bool = False
+    point: int = 1
 
     @classmethod
-    def of(cls, path: Path, format: str, precision: str, inputs: InputSpec, fixed: bool = False) -> Artifact:
+    def of(cls, path: Path, format: str, precision: str, inputs: InputSpec, fixed: bool = False,
+           point: int = 1) -> Artifact:
         """Hashes and measures the file at `path`, or the files of a package in the order of their names."""
         files = [path] if path.is_file() else sorted(part for part in path.rglob("*") if part.is_file())
         digest = hashlib.sha256()
         for file in files:
             digest.update(file.read_bytes())
-        size = sum(file.stat().st_size for file in files)
-        return cls(path, format, precision, inputs, digest.hexdigest(), size, fixed)
+        size = sum(file.stat().st_size for file in (*files, *filter(None, [weights_beside(path)])))
+        return cls(path, format, precision, inputs, digest.hexdigest(), size, fixed, point)
 
     @property
     def any_length(self) -> bool:
@@ -153,3 +159,4 @@ class ExportError(RuntimeError):
     """An exporter cannot write this model; the message says why and what to do."""
 
     exit_code = 2
+    code = "EB-EXPORT"

@@ -87,7 +87,7 @@ def _optimised(path: Path) -> tuple[str, Any]:
         options.optimized_model_filepath = str(kept)
         try:
             onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            model = onnx.load(str(kept))
+            model = onnx.load(str(kept), load_external_data=False)  # sizes and types are all that is asked of constants
         except Exception as error:  # onnxruntime has a dozen unrelated exception classes
             raise ExportError(f"{path.name}: ONNX Runtime refuses it: {str(error).strip().splitlines()[0]}") from error
     return f"onnxruntime {onnxruntime.__version__}", model

@@ -67,6 +67,7 @@ class ParityError(RuntimeError):
     """A file differs from its network; `parity` says where."""
 
     exit_code = 4
+    code = "EB-PARITY"
 
     def __init__(self, parity: Parity) -> None:
         failed = "; ".join(f"{c.name} ({c.value:.3g}, bound {c.bound:.3g}: {c.detail})"
@@ -137,7 +138,7 @@ def check_logits(artifact: Artifact, net: nn.Module, ids: np.ndarray, mask: np.n
     rows = _real_rows(ids, mask, token_types)
     if len({row[0].tobytes() for row in rows}) < 2:
         raise ValueError("parity needs at least two different rows")
-    session = session or open_model(artifact.path, threads=threads)
+    session = session or open_model(artifact.path, threads=threads, point=artifact.point)
     bound = fp32_bound if artifact.precision == "fp32" else int8_bound
     filler = np.random.default_rng(0)
 
@@ -191,7 +192,7 @@ def logits_of(artifact: Artifact, ids: np.ndarray, mask: np.ndarray, token_types
     Raises:
         ValueError: a row is longer than the file takes.
     """
-    session = open_model(artifact.path, threads=threads)
+    session = open_model(artifact.path, threads=threads, point=artifact.point)
     rows = _real_rows(ids, mask, token_types)
     longest = max(len(row[0]) for row in rows)
     if longest > artifact.inputs.max_length:

@@ -98,7 +98,7 @@ def write_tflite(converted: Converted, path: Path, precision: Precision,
         content = quantize(converted.content, precision, compat)
         if about is not None:
             content = describe(content, about)
-    _write(path, content)
+    write_content(path, content)
     return Artifact.of(path, "tflite", precision.name, converted.inputs)
 
 
@@ -123,7 +123,8 @@ def _signatures(module: Any, samples: Mapping[int, Mapping[str, Any]]) -> bytes:
     return converter.convert(lightweight_conversion=True).model_content()
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_content(path: Path, content: bytes) -> None:
+    """Writes a file through a temporary one in the same folder."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         part.write_bytes(content)

@@ -79,18 +79,26 @@ class Block(nn.Module):
         parts = [_shifted(layer.query, shift, 1 / math.sqrt(self.head_dim)), _shifted(layer.key, shift),
                  _shifted(layer.value, shift)]
         first = [part.first if isinstance(part, Product) else part for part in parts]
-        self.qkv = Affine(torch.cat([part.weight for part in first]), torch.cat([part.bias for part in first]))
         self.widths = [len(part.weight) for part in first]
         self.seconds = nn.ModuleList(part.second if isinstance(part, Product) else nn.Identity() for part in parts)
         self.alike = layer.qk_dim == self.head_dim and first == parts
+        join = self.by_head if self.alike else torch.cat
+        self.qkv = Affine(join([part.weight for part in first]), join([part.bias for part in first]))
         self.output = _biased(layer.output, _values(layer.output.bias) + shift)
+
+    def by_head(self, parts: list[Tensor]) -> Tensor:
+        """Three of [heads * head_dim, ...] -> [3 * heads * head_dim, ...], all of a head before the next one: fewer heads
+        are then the first rows, which a file of several subnets stores once."""
+        rest = parts[0].shape[1:]
+        return torch.stack([part.view(self.heads, self.head_dim, *rest) for part in parts], 1).reshape(-1, *rest)
 
     def query_key_value(self, x: Tensor) -> list[Tensor]:
         """x [L, H] -> [heads, L, qk_dim] twice and [heads, L, head_dim]."""
         length, heads = x.shape[0], self.heads
         if self.alike:
-            parts = self.qkv(x).view(length, 3 * heads, self.head_dim).transpose(0, 1)
-            return [parts[:heads], parts[heads:2 * heads], parts[2 * heads:]]
+            every = self.qkv(x).view(length, 3 * heads, self.head_dim).transpose(0, 1)
+            every = every.reshape(heads, 3, length, self.head_dim)
+            return [every[:, part] for part in range(3)]
         parts = torch.split(self.qkv(x), self.widths, 1)
         wide = (second(part) for second, part in zip(self.seconds, parts, strict=True))
         return [part.view(length, heads, part.shape[1] // heads).transpose(0, 1) for part in wide]

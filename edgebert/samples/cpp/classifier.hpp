@@ -37,12 +37,17 @@ inline std::vector<double> softmax(std::vector<double> logits) {
     return logits;
 }
 
+/// Which operating point to run of so many, 1 the largest: a step down for each degree of heat, and one to save the battery.
+/// heat: 0 as usual, 1 the system throttles, 2 it is about to stop. saving: low battery, or power-saving mode.
+inline int point_for(int points, int heat, bool saving) { return std::min(points, 1 + heat + (saving ? 1 : 0)); }
+
 class Classifier {
   public:
-    explicit Classifier(const std::string& bundle)
+    /// point: of a bundle with several operating points, the one to run.
+    explicit Classifier(const std::string& bundle, int point = 1)
         : app(Json::parse(read_file(bundle + "/samples/app.json"))), length(static_cast<int>(app["length"].number)),
           tokenizer(app["tokenizer"], read_file(bundle + "/vocab.txt")),
-          session_(environment(), (bundle + "/" + app["models"]["onnx"].text).c_str(), options()) {
+          file(file_of(app, point)), session_(environment(), (bundle + "/" + file).c_str(), options()) {
         for (const Json& label : Json::parse(read_file(bundle + "/labels.json")).list) labels.push_back(label.text);
     }
 
@@ -118,8 +123,17 @@ class Classifier {
     const int length;
     const WordPiece tokenizer;
     std::vector<std::string> labels;
+    const std::string file;
 
   private:
+    static std::string file_of(const Json& app, int point) {
+        const std::vector<Json>& points = app["points"].list;
+        if (point < 1 || static_cast<size_t>(point) > points.size())
+            throw std::runtime_error("this bundle has " + std::to_string(points.size()) + " operating points, and no " +
+                                     std::to_string(point));
+        return points[static_cast<size_t>(point) - 1]["onnx"].text;
+    }
+
     static constexpr size_t kLongestAnswer = 30;  // tokens
 
     static Ort::Env& environment() {

@@ -1,4 +1,4 @@
-// classify BUNDLE "a text" ["a second text"]     or     classify BUNDLE --golden
+// classify BUNDLE "a text" ["a second text"]     or     classify BUNDLE --golden     with --point N first for that point
 
 #include <cstdio>
 #include <exception>
@@ -8,9 +8,10 @@
 
 namespace {
 
-/// Ids and logits of golden.json against our own. Returns whether they agree.
-bool check_golden(edgebert::Classifier& classifier, const std::string& bundle) {
-    const edgebert::Json golden = edgebert::Json::parse(edgebert::read_file(bundle + "/golden.json"));
+/// Ids and logits of the point's golden.json against our own. Returns whether they agree.
+bool check_golden(edgebert::Classifier& classifier, const std::string& bundle, int point) {
+    const std::string name = point == 1 ? "/golden.json" : "/golden_point" + std::to_string(point) + ".json";
+    const edgebert::Json golden = edgebert::Json::parse(edgebert::read_file(bundle + name));
     double errors = 0, truths = 0;
     for (const edgebert::Json& row : golden["rows"].list) {
         const std::string* pair = row.has("pair") ? &row["pair"].text : nullptr;
@@ -39,7 +40,7 @@ bool check_golden(edgebert::Classifier& classifier, const std::string& bundle) {
         }
     }
     const double off = std::sqrt(errors / truths);
-    const double bound = golden["bounds"][classifier.app["models"]["onnx"].text]["relative_rmse"].number;
+    const double bound = golden["bounds"][classifier.file]["relative_rmse"].number;
     std::printf("%zu golden rows: the same ids; logits off by %.1e, allowed %.1e\n", golden["rows"].list.size(), off, bound);
     if (off <= bound) return true;
     std::fprintf(stderr, "the logits are too far off\n");
@@ -49,13 +50,19 @@ bool check_golden(edgebert::Classifier& classifier, const std::string& bundle) {
 }  // namespace
 
 int main(int count, char** words) try {
+    int point = 1;
+    if (count > 2 && std::string(words[1]) == "--point") {
+        point = std::stoi(words[2]);
+        count -= 2;
+        words += 2;
+    }
     if (count < 3 || count > 4) {
         std::fprintf(stderr, "usage: classify BUNDLE TEXT [SECOND TEXT]   or   classify BUNDLE --golden\n");
         return 2;
     }
     const std::string bundle = words[1], text = words[2], second = count == 4 ? words[3] : "";
-    edgebert::Classifier classifier(bundle);
-    if (text == "--golden") return check_golden(classifier, bundle) ? 0 : 1;
+    edgebert::Classifier classifier(bundle, point);
+    if (text == "--golden") return check_golden(classifier, bundle, point) ? 0 : 1;
     for (const edgebert::Answer& one : classifier.classify(text, count == 4 ? &second : nullptr))
         std::printf("%s%s%s%s%.4f\n", one.text ? one.text->c_str() : "", one.text ? "\t" : "",
                     one.label ? one.label->c_str() : "", one.label ? "\t" : "", one.score);

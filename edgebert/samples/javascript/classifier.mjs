@@ -4,13 +4,22 @@ import { WordPiece } from './wordpiece.mjs';
 
 const LONGEST_ANSWER = 30; // tokens
 
+/**
+ * Which operating point to run of so many, 1 the largest: a step down for each degree of heat, and one to save the battery.
+ * heat: 0 as usual, 1 the system throttles, 2 it is about to stop. saving: low battery, or power-saving mode. A page is told
+ * neither; some browsers have navigator.getBattery().
+ */
+export const pointFor = (points, heat = 0, saving = false) => Math.min(points, 1 + heat + (saving ? 1 : 0));
+
 export class Classifier {
   /**
    * ort: the module onnxruntime-web or onnxruntime-node. app, labels: parsed app.json and labels.json. vocabulary: the
-   * content of vocab.txt. model: the bytes of the .onnx file, or its address.
+   * content of vocab.txt. model: the bytes of the .onnx file, or its address. weights: of operating points, in a browser,
+   * where their weights are: [{ path: 'model.onnx.data', data: address }]; Node finds them beside the file.
    */
-  static async create(ort, { app, labels, vocabulary, model }) {
-    const session = await ort.InferenceSession.create(model, { intraOpNumThreads: app.threads });
+  static async create(ort, { app, labels, vocabulary, model, weights }) {
+    const options = { intraOpNumThreads: app.threads, ...(weights && { externalData: weights }) };
+    const session = await ort.InferenceSession.create(model, options);
     return new Classifier(ort, session, app, labels, new WordPiece(app.tokenizer, vocabulary));
   }
 

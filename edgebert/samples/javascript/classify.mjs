@@ -10,18 +10,23 @@ const { Classifier } = await import('./classifier.mjs');
 
 const { values, positionals: [text, pair] } = parseArgs({
   allowPositionals: true,
-  options: { golden: { type: 'boolean' }, bundle: { type: 'string', default: fileURLToPath(new URL('../..', import.meta.url)) } },
+  options: { golden: { type: 'boolean' }, point: { type: 'string', default: '1' }, bundle: { type: 'string', default: fileURLToPath(new URL('../..', import.meta.url)) } },
 });
 const read = (name) => readFile(`${values.bundle}/${name}`, 'utf8');
 const app = JSON.parse(await read('samples/app.json'));
+const point = Number(values.point), file = app.points[point - 1]?.onnx;
+if (file === undefined) {
+  console.error(`this bundle has ${app.points.length} operating points, and no ${values.point}`);
+  process.exit(2);
+}
 const classifier = await Classifier.create(ort, {
   app, labels: JSON.parse(await read('labels.json')), vocabulary: await read('vocab.txt'),
-  model: `${values.bundle}/${app.models.onnx}`,
+  model: `${values.bundle}/${file}`,
 });
 
 /** Ids and logits of golden.json against our own. Returns what is wrong, undefined if nothing is. */
 const checkGolden = async () => {
-  const golden = JSON.parse(await read('golden.json'));
+  const golden = JSON.parse(await read(point === 1 ? 'golden.json' : `golden_point${point}.json`));
   let errors = 0, truths = 0;
   for (const row of golden.rows) {
     const made = classifier.tokenizer.encode(row.text, row.pair, golden.length);
@@ -35,7 +40,7 @@ const checkGolden = async () => {
       truths += value ** 2;
     });
   }
-  const off = Math.sqrt(errors / truths), bound = golden.bounds[app.models.onnx].relative_rmse;
+  const off = Math.sqrt(errors / truths), bound = golden.bounds[file].relative_rmse;
   console.log(`${golden.rows.length} golden rows: the same ids; logits off by ${off.toExponential(1)}, allowed ${bound.toExponential(1)}`);
   return off <= bound ? undefined : 'the logits are too far off';
 };

@@ -8,11 +8,15 @@ import ai.onnxruntime.TensorInfo
 import java.nio.IntBuffer
 import java.nio.LongBuffer
 
-/** The bundle's .onnx file with ONNX Runtime: com.microsoft.onnxruntime:onnxruntime, or onnxruntime-android. */
-class OnnxModel(content: ByteArray, threads: Int) : Model {
-    private val environment = OrtEnvironment.getEnvironment()
-    private val session = environment.createSession(
-        content, OrtSession.SessionOptions().apply { setIntraOpNumThreads(threads) })
+/**
+ * One of the bundle's .onnx files with ONNX Runtime: com.microsoft.onnxruntime:onnxruntime, or onnxruntime-android. Of operating
+ * points each is a file, and the weights lie in another one beside them: those are opened by their path.
+ */
+class OnnxModel private constructor(private val session: OrtSession) : Model {
+    constructor(content: ByteArray, threads: Int) : this(environment.createSession(content, options(threads)))
+
+    constructor(path: String, threads: Int) : this(environment.createSession(path, options(threads)))
+
     private val inputs = session.inputInfo.mapValues { it.value.info as TensorInfo }
 
     override val lengths = inputs.getValue("input_ids").shape[1].toInt().let { if (it > 0) listOf(it) else listOf() }
@@ -36,4 +40,10 @@ class OnnxModel(content: ByteArray, threads: Int) : Model {
     }
 
     override fun close() = session.close()
+
+    companion object {
+        private val environment = OrtEnvironment.getEnvironment()
+
+        private fun options(threads: Int) = OrtSession.SessionOptions().apply { setIntraOpNumThreads(threads) }
+    }
 }

@@ -44,12 +44,18 @@ class Tokenizer:
         return self._tokenizer.encode(text, pair)
 
 
+def point_for(points: int, heat: int = 0, saving: bool = False) -> int:
+    """Which operating point to run of so many, 1 the largest: a step down for each degree of heat, and one to save the
+    battery. heat: 0 as usual, 1 the system throttles, 2 it is about to stop. saving: low battery or power-saving mode."""
+    return min(points, 1 + heat + saving)
+
+
 class OnnxModel:
-    """Takes rows of any length."""
+    """Takes rows of any length. Each point has a file of its own."""
 
     lengths: tuple[int, ...] = ()
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, point: int = 1) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -65,17 +71,20 @@ class OnnxModel:
 
 
 class LiteRtModel:
-    """Takes rows of the lengths that the file has signatures for."""
+    """Takes rows of the lengths that the file has signatures for. `point` may be changed between two calls."""
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, point: int = 1) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
         self._interpreter = Interpreter(model_path=str(path), num_threads=threads)
         self._interpreter.allocate_tensors()
-        self.lengths = tuple(sorted(int(name.removeprefix("seq_")) for name in self._interpreter.get_signature_list()))
+        self.point = point
+        names = self._interpreter.get_signature_list()  # of point 1 "seq_32", of point 2 "point2_seq_32"
+        self.lengths = tuple(sorted(int(name.removeprefix("seq_")) for name in names if name.startswith("seq_")))
 
     def run(self, feeds: dict[str, list[int]]) -> np.ndarray:
-        runner = self._interpreter.get_signature_runner(f"seq_{len(feeds['input_ids'])}")
+        point = "" if self.point == 1 else f"point{self.point}_"
+        runner = self._interpreter.get_signature_runner(f"{point}seq_{len(feeds['input_ids'])}")
         rows = {name: np.array([feeds[name]], one["dtype"]) for name, one in runner.get_input_details().items()}
         return runner(**rows)["logits"][0]
 
@@ -84,20 +93,23 @@ RUNTIMES = {"onnx": OnnxModel, "tflite": LiteRtModel}
 
 
 class Classifier:
-    """A bundle, opened. runtime: "onnx" or "tflite"; None takes the first of the two that works."""
+    """A bundle, opened. runtime: "onnx" or "tflite"; None takes the first of the two that works. point: see
+    `point_for`."""
 
-    def __init__(self, bundle: Path, runtime: str | None = None) -> None:
+    def __init__(self, bundle: Path, runtime: str | None = None, point: int = 1) -> None:
         self.app = json.loads((bundle / "samples" / "app.json").read_text(encoding="utf-8"))
         self.labels = json.loads((bundle / "labels.json").read_text(encoding="utf-8"))
         self.tokenizer = Tokenizer(bundle, self.app["length"])
-        self.file, self.model = self._opened(bundle, runtime)
+        if not 1 <= point <= len(self.app["points"]):
+            raise SystemExit(f"this bundle has {len(self.app['points'])} operating points, and no {point}")
+        self.file, self.model = self._opened(bundle, runtime, point)
 
-    def _opened(self, bundle: Path, runtime: str | None) -> tuple[str, OnnxModel | LiteRtModel]:
+    def _opened(self, bundle: Path, runtime: str | None, point: int) -> tuple[str, OnnxModel | LiteRtModel]:
         missing = []
-        for name, file in self.app["models"].items():
+        for name, file in self.app["points"][point - 1].items():
             if runtime in (None, name):
                 try:
-                    return file, RUNTIMES[name](bundle / file, self.app["threads"])
+                    return file, RUNTIMES[name](bundle / file, self.app["threads"], point)
                 except ImportError as error:
                     missing.append(error.name or str(error))
         raise SystemExit(f"no runtime for this bundle's files; pip install {' or '.join(missing).replace('_', '-')}")
@@ -154,9 +166,10 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return powers / powers.sum()
 
 
-def check_golden(classifier: Classifier, bundle: Path) -> str | None:
-    """Ids and logits of golden.json against our own. Returns what is wrong, None if nothing is."""
-    golden = json.loads((bundle / "golden.json").read_text(encoding="utf-8"))
+def check_golden(classifier: Classifier, bundle: Path, point: int) -> str | None:
+    """Ids and logits of the point's golden.json against our own. Returns what is wrong, None if nothing is."""
+    name = "golden.json" if point == 1 else f"golden_point{point}.json"
+    golden = json.loads((bundle / name).read_text(encoding="utf-8"))
     errors = truths = 0.0
     for row in golden["rows"]:
         made = classifier.tokenizer.encode(row["text"], row.get("pair"))
@@ -176,12 +189,13 @@ def main() -> int:
     parser.add_argument("--golden", action="store_true", help="check golden.json instead")
     parser.add_argument("--bundle", type=Path, default=Path(__file__).resolve().parents[2])
     parser.add_argument("--runtime", choices=RUNTIMES)
+    parser.add_argument("--point", type=int, default=1, help="the operating point to run (default 1, the largest)")
     given = parser.parse_args()
     if not given.golden and not 1 <= len(given.texts) <= 2:
         parser.error("give a text, two texts, or --golden")
-    classifier = Classifier(given.bundle, given.runtime)
+    classifier = Classifier(given.bundle, given.runtime, given.point)
     if given.golden:
-        fault = check_golden(classifier, given.bundle)
+        fault = check_golden(classifier, given.bundle, given.point)
         if fault is not None:
             print(fault, file=sys.stderr)
         return 0 if fault is None else 1

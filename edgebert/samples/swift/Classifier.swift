@@ -5,6 +5,7 @@ struct AppSettings: Decodable {
     let kind: String
     let length, threads: Int
     let models: [String: String]
+    let points: [[String: String]]
     let tokenizer: TokenizerSettings
 }
 

@@ -1,4 +1,4 @@
-// BUNDLE "a text" ["a second text"], or BUNDLE --golden. An app leaves this file out.
+// BUNDLE "a text" ["a second text"], or BUNDLE --golden; --point N first for that one. An app leaves this file out.
 
 import Foundation
 
@@ -42,15 +42,15 @@ struct NoModel: Model {
 }
 
 /// The model file, opened, and its name.
-func openModel(_ bundle: URL, _ settings: AppSettings) throws -> (Model, String) {
+func openModel(_ bundle: URL, _ settings: AppSettings, _ point: Int) throws -> (Model, String) {
     #if canImport(onnxruntime_objc)
-    if let file = settings.models["onnx"] {
+    if let file = settings.points[point - 1]["onnx"] {
         return (try OnnxModel(path: bundle.appendingPathComponent(file).path, threads: settings.threads), file)
     }
     #endif
     #if canImport(TensorFlowLite)
-    if let file = settings.models["tflite"] {
-        return (try LiteRtModel(path: bundle.appendingPathComponent(file).path, threads: settings.threads), file)
+    if let file = settings.points[point - 1]["tflite"] {
+        return (try LiteRtModel(path: bundle.appendingPathComponent(file).path, threads: settings.threads, point: point), file)
     }
     #endif
     return (NoModel(), "")
@@ -84,7 +84,12 @@ func fail(_ reason: String, _ code: Int32 = 1) -> Never {
     exit(code)
 }
 
-let words = CommandLine.arguments
+var words = CommandLine.arguments
+var point = 1
+if words.count > 2, words[1] == "--point", let asked = Int(words[2]) {
+    point = asked
+    words.removeSubrange(1...2)
+}
 guard (3...4).contains(words.count) else {
     fail("give BUNDLE and a text, BUNDLE and two texts, or BUNDLE and --golden", 2)
 }
@@ -92,12 +97,16 @@ let bundle = URL(fileURLWithPath: words[1])
 let content = { (name: String) in try Data(contentsOf: bundle.appendingPathComponent(name)) }
 do {
     let app = try content("samples/app.json")
-    let (model, file) = try openModel(bundle, try JSONDecoder().decode(AppSettings.self, from: app))
+    let settings = try JSONDecoder().decode(AppSettings.self, from: app)
+    guard (1...settings.points.count).contains(point) else {
+        fail("this bundle has \(settings.points.count) operating points, and no \(point)", 2)
+    }
+    let (model, file) = try openModel(bundle, settings, point)
     let classifier = try Classifier(
         app: app, labels: try content("labels.json"), vocabulary: try content("vocab.txt"), model: model)
     let second = words.count == 4 ? words[3] : nil
     if words[2] == "--golden" {
-        let golden = try JSONDecoder().decode(Golden.self, from: try content("golden.json"))
+        let golden = try JSONDecoder().decode(Golden.self, from: try content(point == 1 ? "golden.json" : "golden_point\(point).json"))
         if let fault = try checkGolden(classifier, golden, file) { fail(fault) }
     } else if file.isEmpty {
         print(classifier.tokenizer.encode(words[2], second, length: classifier.settings.length).ids)
