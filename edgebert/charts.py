@@ -29,7 +29,7 @@ PALETTE = {
     "baseline": ("#8b96a3", "#75818e"),
     "warn": ("#a8480b", "#f0a062"),
 }
-_LIGHT = {role: light for role, (light, _) in PALETTE.items()}
+LIGHT = {role: light for role, (light, _) in PALETTE.items()}
 _NOT_NEEDED = r"clip-path|xmlns(?::\w+)?|font-family|role|aria-[a-z]+|class|pointer-events"
 PRECISION_ROLES = {"int8": "accent", "fp32": "second"}
 
@@ -67,24 +67,27 @@ def palette_css() -> str:
     """CSS variables for both modes, and the rules that let the pictures follow them."""
     light, dark = ("".join(f"--{role}:{colours[i]};" for role, colours in PALETTE.items()) for i in (0, 1))
     rules = [f'.chart [{kind}="{colour}"]{{{kind}:var(--{role})}}'
-             for role, colour in _LIGHT.items() for kind in ("fill", "stroke")]
+             for role, colour in LIGHT.items() for kind in ("fill", "stroke")]
     return "\n".join([f":root{{color-scheme:light dark;{light}}}",
                       f"@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}", *rules])
 
 
 def front_chart(points: Sequence[Point], chosen: Point, budget_ms: float | None, latency_title: str,
-                error_title: str) -> str:
-    """Estimated latency against predicted error: the front, the chosen plan, the budget as a vertical line.
+                error_title: str, steps: Sequence[Point] = ()) -> str:
+    """Estimated latency against predicted error: the front, the chosen plan, the budget as a vertical line. steps: the
+    smaller operating points, from the second on.
 
     The line is left out where it lies beyond twice the slowest plan.
     """
-    every = [*points, chosen]
+    every = [*points, chosen, *steps]
     slowest = max(p.latency_ms for p in every)
     limit = budget_ms if budget_ms is not None and budget_ms <= 2 * slowest else None
     right = 1.06 * max(slowest, limit or 0)
     label = (f"{len(points)} plans of the front by estimated latency and predicted error; chosen: "
              f"{chosen.latency_ms:.3g} ms, error {chosen.error:.3g}"
-             + (f"; the budget is {budget_ms:.3g} ms" if budget_ms is not None else ""))
+             + (f"; the budget is {budget_ms:.3g} ms" if budget_ms is not None else "")
+             + "".join(f"; point {number}: {one.latency_ms:.3g} ms, error {one.error:.3g}"
+                       for number, one in enumerate(steps, 2)))
 
     def build(width: int) -> alt.Chart:
         import altair as alt
@@ -94,37 +97,46 @@ def front_chart(points: Sequence[Point], chosen: Point, budget_ms: float | None,
                          scale=alt.Scale(domain=[0, right], nice=False),
                          axis=alt.Axis(grid=False, tickCount=width // 90))
 
-        scale, ticks = _error_axis([p.error for p in every])
+        scale, ticks = error_axis([p.error for p in every])
         y = alt.Y("error:Q", title=error_title, scale=alt.Scale(**scale, nice=False),
                   axis=alt.Axis(**ticks, format="~g", domain=False, ticks=False))
         data = alt.Data(values=[p._asdict() for p in sorted(points)])
         mark = alt.Data(values=[chosen._asdict()])
         below = chosen.latency_ms > 0.3 * right  # no plan lies below a front, nor a budget left of the chosen plan
         layers = [
-            alt.Chart(data).mark_line(color=_LIGHT["baseline"], strokeWidth=1.5).encode(x=x("latency_ms"), y=y),
-            alt.Chart(data).mark_point(color=_LIGHT["baseline"], fill=_LIGHT["surface"], size=44, opacity=1,
+            alt.Chart(data).mark_line(color=LIGHT["baseline"], strokeWidth=1.5).encode(x=x("latency_ms"), y=y),
+            alt.Chart(data).mark_point(color=LIGHT["baseline"], fill=LIGHT["surface"], size=44, opacity=1,
                                        strokeWidth=1.5).encode(x=x("latency_ms"), y=y),
-            alt.Chart(mark).mark_point(filled=True, color=_LIGHT["accent"], size=130, opacity=1).encode(
+            alt.Chart(mark).mark_point(filled=True, color=LIGHT["accent"], size=130, opacity=1).encode(
                 x=x("latency_ms"), y=y),
             alt.Chart(mark).mark_text(align="right" if below else "left", dx=-9 if below else 10,
-                                      dy=12 if below else -10, color=_LIGHT["accent"], fontWeight="bold",
+                                      dy=12 if below else -10, color=LIGHT["accent"], fontWeight="bold",
                                       text=f"chosen, {chosen.latency_ms:.3g} ms").encode(x=x("latency_ms"), y=y)]
+        if steps:
+            smaller = alt.Chart(alt.Data(values=[{**one._asdict(), "name": f"point {number}"}
+                                                 for number, one in enumerate(steps, 2)]))
+            layers += [smaller.mark_point(filled=True, color=LIGHT["accent"], size=64, opacity=1).encode(
+                           x=x("latency_ms"), y=y),
+                       smaller.mark_text(align="left", dx=8, dy=-8, color=LIGHT["accent"]).encode(
+                           x=x("latency_ms"), y=y, text="name:N")]
         if limit is not None:
             rule = alt.Chart(alt.Data(values=[{"limit": limit}]))
             left = limit > 0.6 * right
             layers += [
-                rule.mark_rule(color=_LIGHT["warn"], strokeDash=[5, 4]).encode(x=x("limit")),
-                rule.mark_text(color=_LIGHT["warn"], align="right" if left else "left", dx=-6 if left else 6,
+                rule.mark_rule(color=LIGHT["warn"], strokeDash=[5, 4]).encode(x=x("limit")),
+                rule.mark_text(color=LIGHT["warn"], align="right" if left else "left", dx=-6 if left else 6,
                                text=f"budget, {limit:.3g} ms").encode(x=x("limit"), y=alt.value(8))]
         return alt.layer(*layers).properties(width=width - 70, height=230)
 
-    return _draw(build, label)
+    return drawn(build, label)
 
 
-def layers_chart(rows: Sequence[LayerRow]) -> str:
-    """What each source layer kept: its heads one by one, its FFN width as a bar, dropped layers empty."""
+def layers_chart(rows: Sequence[LayerRow], name: str = "") -> str:
+    """What each source layer kept: its heads one by one, its FFN width as a bar, dropped layers empty. name: of the
+    model, where a page shows several."""
     label = "; ".join(f"layer {r.index} " + (f"keeps {len(r.kept_heads)} of {r.heads} heads and {r.kept_ffn:,} of "
                                              f"{r.ffn:,} neurons" if r.kept_heads else "dropped") for r in rows)
+    label = f"{name}: {label}" if name else label
     widest = max(row.heads for row in rows), max(row.ffn for row in rows)
 
     def build(width: int) -> alt.Chart:
@@ -151,7 +163,7 @@ def layers_chart(rows: Sequence[LayerRow]) -> str:
                 x=x("at"), y=y, text="text:N", color=colour)
             return alt.layer(drawn, written).properties(
                 width=panel, height=max(24 * len(rows), 24),
-                title=alt.Title(title, anchor="start", fontSize=12, fontWeight="normal", color=_LIGHT["muted"]))
+                title=alt.Title(title, anchor="start", fontSize=12, fontWeight="normal", color=LIGHT["muted"]))
 
         heads, neurons = [], []
         for row in rows:
@@ -171,7 +183,7 @@ def layers_chart(rows: Sequence[LayerRow]) -> str:
                                               for r in rows]),
             columns=2 if beside else 1, spacing=26)
 
-    return _draw(build, label)
+    return drawn(build, label)
 
 
 def latency_chart(files: Sequence[Samples]) -> str:
@@ -187,7 +199,7 @@ def latency_chart(files: Sequence[Samples]) -> str:
             counts[min(int(sample / 1e6 / width_ms), 160)] += 1
         peak, base = max(counts[:160]) or 1, row + 0.88
         areas += [{"row": row, "ms": i * width_ms, "top": base - 0.4 * counts[i] / peak, "base": base,
-                   "colour": _LIGHT[role]} for i in range(160) if i in (0, 159) or counts[i] != counts[i - 1]]
+                   "colour": LIGHT[role]} for i in range(160) if i in (0, 159) or counts[i] != counts[i - 1]]
         marks += [{"ms": ms, "top": base + 0.02, "base": base + depth}
                   for ms, depth in ((file.p50_ms, 0.12), (file.p90_ms, 0.07))]
         beyond = f", {counts[160]} beyond the axis" if counts[160] else ""
@@ -205,13 +217,13 @@ def latency_chart(files: Sequence[Samples]) -> str:
         colour = alt.Color("colour:N", scale=None)
         area = alt.Chart(alt.Data(values=areas)).mark_area(interpolate="step-after", opacity=0.85).encode(
             x=x, y=y, y2=y2, color=colour, detail="row:N")
-        rules = alt.Chart(alt.Data(values=marks)).mark_rule(color=_LIGHT["ink"], strokeWidth=1.5).encode(
+        rules = alt.Chart(alt.Data(values=marks)).mark_rule(color=LIGHT["ink"], strokeWidth=1.5).encode(
             x=x, y=y, y2=y2)
         inner, wide = width - 24, width == WIDE
 
         def text(field: str, colour: str, at: str = "high", place: float = 0) -> alt.Chart:
             return alt.Chart(alt.Data(values=names)).mark_text(
-                align="right" if place else "left", color=_LIGHT[colour], limit=inner * (0.5 if wide else 1)).encode(
+                align="right" if place else "left", color=LIGHT[colour], limit=inner * (0.5 if wide else 1)).encode(
                 y=alt.Y(f"{at}:Q", axis=None, scale=y_scale), x=alt.value(place), text=f"{field}:N")
 
         layers = [area, rules, text("title", "ink"),
@@ -220,10 +232,10 @@ def latency_chart(files: Sequence[Samples]) -> str:
             layers.append(text("note", "muted", place=inner - 180))
         return alt.layer(*layers).properties(width=inner, height=(64 if wide else 84) * len(files))
 
-    return _draw(build, label)
+    return drawn(build, label)
 
 
-def _draw(build: Callable[[int], alt.Chart], label: str) -> str:
+def drawn(build: Callable[[int], alt.Chart], label: str) -> str:
     """Both widths as two SVG elements of the classes "chart wide" and "chart narrow"."""
     import vl_convert
 
@@ -249,7 +261,7 @@ def _embedded(svg: str, classes: str, label: str) -> str:
 
 
 def _config() -> dict[str, Any]:
-    muted, line = _LIGHT["muted"], _LIGHT["line"]
+    muted, line = LIGHT["muted"], LIGHT["line"]
     return {"aria": False, "font": "sans-serif", "view": {"stroke": None}, "text": {"fontSize": 12},
             "padding": {"left": 2, "right": 8, "top": 4, "bottom": 2},
             "axis": {"labelColor": muted, "titleColor": muted, "titleFontWeight": "normal", "titleFontSize": 12,
@@ -259,17 +271,17 @@ def _config() -> dict[str, Any]:
 
 def _bar(layer: int, start: float, stop: float, role: str | None) -> dict[str, Any]:
     """A kept part in its role's colour, or the outline of what was taken away."""
-    return {"layer": layer, "from": start, "to": stop, "colour": _LIGHT[role or "surface"],
-            "outline": _LIGHT[role or "line"]}
+    return {"layer": layer, "from": start, "to": stop, "colour": LIGHT[role or "surface"],
+            "outline": LIGHT[role or "line"]}
 
 
 def _words(row: LayerRow, at: float, kept: str, precision: str) -> dict[str, Any]:
     if not row.kept_heads:
-        return {"layer": row.index, "at": at, "text": "dropped", "colour": _LIGHT["warn"]}
-    return {"layer": row.index, "at": at, "text": f"{kept}, {precision}", "colour": _LIGHT["ink"]}
+        return {"layer": row.index, "at": at, "text": "dropped", "colour": LIGHT["warn"]}
+    return {"layer": row.index, "at": at, "text": f"{kept}, {precision}", "colour": LIGHT["ink"]}
 
 
-def _error_axis(errors: list[float]) -> tuple[dict[str, Any], dict[str, Any]]:
+def error_axis(errors: list[float]) -> tuple[dict[str, Any], dict[str, Any]]:
     """(scale, ticks): linear; symmetric-log where errors span more than a factor of 20, which still shows a 0."""
     positive = [error for error in errors if error > 0]
     highest = max(positive, default=1e-6)

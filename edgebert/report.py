@@ -6,20 +6,23 @@ Values in, text out; nothing is measured or decided here. The words are in `temp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from edgebert import charts
+from edgebert.breakdown import breakdown
 from edgebert.cost import MB
 from edgebert.device import DeviceProfile
-from edgebert.evidence import Evidence, Example, FileEvidence
+from edgebert.evidence import ClassEvidence, Evidence, Example, FileEvidence
 from edgebert.layout import AUTO_CLASSES
 from edgebert.methods import SAID
+from edgebert.metrics import share_interval
 from edgebert.plan import CompressionPlan
 from edgebert.readings import READINGS
 from edgebert.sampling import Samples
-from edgebert.wording import FILTERS, LEVEL, cores_text, fact_text, mb, ms, signed, spaced, times, typeset
+from edgebert.verdict import There, budget_rows, error_unit, headline, primary, students, verdict, versus
+from edgebert.wording import FILTERS, cores_text, fact_text, mb, spaced
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -31,59 +34,43 @@ METRIC_TYPES = {"macro_f1": "f1", "micro_f1": "f1", "span_f1": "f1", "answer_f1"
                 "matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
 """Our name -> the Hub's."""
 
-ERROR_UNITS = {"kl": "nats of KL"}
-"""What the error tables' metric is called on a page, where that is not its own name."""
-
 ELSEWHERE = "the machine that made it"
 LONGEST_EXAMPLE = 280
-
-
-class Versus(NamedTuple):
-    """A student's file beside the teacher's own file of the same format and precision, where one was made.
-
-    smaller, faster: bytes and median latency of the teacher's file over those of the student's. drop: points the file
-    lies below the teacher on the test split: below its file if that was scored, else below the torch model.
-    """
-
-    file: FileEvidence
-    teacher: FileEvidence | None
-    smaller: float | None
-    faster: float | None
-    drop: float | None
-
-
-class BudgetRow(NamedTuple):
-    """One line of the budget table. measured: (figure, what it is of, fits). fits: None where there is no limit or the
-    figure does not answer it."""
-
-    name: str
-    limit: str
-    estimate: str
-    estimate_fits: bool | None
-    measured: tuple[tuple[str, str, bool | None], ...]
+WORST = 8
+"""Labels that are shown."""
 
 
 def render_report(evidence: Evidence, plan: CompressionPlan, profile: DeviceProfile | None,
-                  command: str | None = None) -> str:
+                  command: str | None = None, there: Sequence[There] = ()) -> str:
     """report.html: one page that loads nothing from anywhere. command: what made the bundle; without it the plan's
-    provenance is asked for one."""
+    provenance is asked for one. there: what was timed on the target."""
     values = _values(evidence, plan, profile, "this machine")
-    return _environment(html=True).get_template("report.html.j2").render(
+    return environment(html=True).get_template("report.html.j2").render(
         **values, methods=[(name, plan.provenance[name]) for name in SAID if name in plan.provenance],
-        stored=stored_lines(plan), best=primary(evidence, plan), budget=budget_rows(evidence, plan),
-        warnings=warnings(evidence), host=host_rows(evidence.host), pictures=_pictures(evidence, plan, values["device"]),
-        css=f"{charts.palette_css()}\n{(TEMPLATES / 'report.css').read_text(encoding='utf-8')}",
-        precision_roles=charts.PRECISION_ROLES, longest=LONGEST_EXAMPLE,
-        command=command or plan.provenance.get("command"))
+        stored=stored_lines(plan), best=primary(evidence, plan), budget=budget_rows(evidence, plan, there),
+        worst=worst_classes(evidence), judged=verdict(evidence, plan, values["device"], there),
+        parts=breakdown(plan, profile), warnings=warnings(evidence, there), host=host_rows(evidence.host),
+        pictures=_pictures(evidence, plan, values["device"]), css=page_css(), precision_roles=charts.PRECISION_ROLES,
+        longest=LONGEST_EXAMPLE, command=command or plan.provenance.get("command"))
+
+
+def worst_classes(evidence: Evidence) -> list[tuple[ClassEvidence, float, float]]:
+    """The labels found least often, each with the 95 % interval of the share that the file finds, in percent."""
+    shown = evidence.classes[:WORST]
+    return [(one, *share_interval(100 * one.file / one.rows, one.rows)) for one in shown]
+
+
+def page_css() -> str:
+    return f"{charts.palette_css()}\n{(TEMPLATES / 'report.css').read_text(encoding='utf-8')}"
 
 
 def render_bundle_readme(evidence: Evidence, plan: CompressionPlan, profile: DeviceProfile | None,
                          command: str, samples: Samples | None = None) -> str:
     """README.md of the bundle: what is in it, how to check it, how to run it. command: what made the bundle. samples: the
     programs in it."""
-    files = {form: [file for file in _students(evidence) if file.format == form] for form in RUNTIME_NAMES}
+    files = {form: [file for file in students(evidence) if file.format == form] for form in RUNTIME_NAMES}
     example = evidence.examples[0] if evidence.examples else Example("hello", None, "")
-    return _environment().get_template("bundle_readme.md.j2").render(
+    return environment().get_template("bundle_readme.md.j2").render(
         **_values(evidence, plan, profile, ELSEWHERE), files=files, command=command, samples=samples,
         ported=samples is not None and any(language.own_tokens for language in samples.languages),
         per_token=READINGS[evidence.kind].kotlin is None, auto_class=f"AutoModel{AUTO_CLASSES[evidence.kind]}",
@@ -94,9 +81,9 @@ def render_bundle_readme(evidence: Evidence, plan: CompressionPlan, profile: Dev
 
 def render_model_card(evidence: Evidence, plan: CompressionPlan, profile: DeviceProfile | None) -> str:
     """MODEL_CARD.md: a Hugging Face model card. It names no licence: that of the teacher and the data applies."""
-    return _environment().get_template("model_card.md.j2").render(
+    return environment().get_template("model_card.md.j2").render(
         **_values(evidence, plan, profile, ELSEWHERE), metric_type=METRIC_TYPES.get(evidence.metric, evidence.metric),
-        formats=sorted({file.format for file in _students(evidence)}))
+        formats=sorted({file.format for file in students(evidence)}))
 
 
 def _example_code(example: Example) -> str:
@@ -107,77 +94,13 @@ def _example_code(example: Example) -> str:
     return "\n".join([*lines, f"encoded = tokenizer.encode(text{'' if example.pair is None else ', second'})"])
 
 
-def versus(evidence: Evidence, file: FileEvidence) -> Versus:
-    """A student's file against the teacher's: that of the same format and precision, else of the same format."""
-    same = sorted((other for other in evidence.files if other.role == "teacher" and other.format == file.format),
-                  key=lambda other: other.precision != file.precision)
-    teacher = same[0] if same else None
-    reference = teacher.test if teacher and teacher.test else evidence.model("teacher").test
-    return Versus(
-        file, teacher, teacher.file_bytes / file.file_bytes if teacher else None,
-        teacher.timing.p50_ms / file.timing.p50_ms if teacher else None,
-        reference.points - file.test.points if file.test else None)
-
-
-def primary(evidence: Evidence, plan: CompressionPlan) -> Versus:
-    """The file the headline speaks of: of the plan's runtime and precision where there is one, then the fastest."""
-    return versus(evidence, min(_students(evidence), key=lambda file: (
-        file.format != plan.runtime, file.precision != plan.precision.name, file.timing.p50_ms)))
-
-
-def headline(best: Versus, place: str) -> str:
-    """What was made, in one sentence. place: what to call the machine that timed the files."""
-    than = "it" if best.teacher and best.teacher.test else "the teacher"
-    where = "" if best.drop is None else (
-        f"level with {than}" if abs(best.drop) < LEVEL else
-        f"{abs(best.drop):.1f} points {'below' if best.drop > 0 else 'above'} {than}") + " on the test split"
-    if best.teacher is None or best.smaller is None or best.faster is None:
-        sentence = f"{mb(best.file.file_bytes / MB)}, {ms(best.file.timing.p50_ms)} a call on {place}"
-    else:
-        sentence = (f"{times(best.smaller, 'smaller', 'larger')}, {times(best.faster, 'faster', 'slower')} than the "
-                    f"teacher’s own {best.teacher.precision} file on {place}")
-    return sentence + (where and f", {where}")
-
-
-def budget_rows(evidence: Evidence, plan: CompressionPlan) -> tuple[BudgetRow, ...]:
-    """Budget beside estimate beside measurement. Timings answer the budget only where the host is the target."""
-    budget, estimate = plan.budget, plan.estimate
-    drop = evidence.model("teacher").dev.points - evidence.model("student").dev.points
-
-    def of(value: Callable[[FileEvidence], float], written: Callable[[float], str], limit: float | None,
-           answers: bool) -> tuple[tuple[str, str, bool | None], ...]:
-        return tuple((written(value(file)), file.name, _fits(value(file), limit) if answers else None)
-                     for file in _students(evidence))
-
-    def row(name: str, limit: float | None, unit: Callable[[float], str], written: str, figure: float | None,
-            measured: tuple[tuple[str, str, bool | None], ...]) -> BudgetRow:
-        return BudgetRow(name, "no limit" if limit is None else unit(limit), written,
-                         None if figure is None else _fits(figure, limit), measured)
-
-    latency, memory, size = budget.max_latency_ms, budget.max_memory_mb, budget.max_size_mb
-    return (
-        row(f"latency, {budget.percentile}", latency, ms, typeset(estimate.text()), estimate.tail_ms,
-            of(lambda f: getattr(f.timing, f"{budget.percentile}_ms"), ms, latency, evidence.host_is_target)),
-        row("peak memory", memory, mb, f"~{mb(estimate.memory_mb)}", estimate.memory_mb,
-            of(lambda f: f.timing.peak_rss_mb, mb, memory, evidence.host_is_target)),
-        row("file size", size, mb, f"~{mb(estimate.file_bytes / MB)}", estimate.file_bytes / MB,
-            of(lambda f: f.file_bytes / MB, mb, size, True)),
-        row(f"{spaced(evidence.metric)} drop", budget.max_drop, lambda points: f"{points:.1f} points",
-            f"predicted error {plan.predicted_error:.3g} ({error_unit(plan)}), before recovery", None,
-            ((f"{signed(drop)} points", "torch student below teacher, dev split", _fits(drop, budget.max_drop)),)))
-
-
-def error_unit(plan: CompressionPlan) -> str:
-    metric = plan.provenance.get("metric", "kl")
-    return ERROR_UNITS.get(metric, metric)
-
-
-def warnings(evidence: Evidence) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def warnings(evidence: Evidence, there: Sequence[There] = ()) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Each reason to distrust a figure once, with the files it holds for; the run's notes last, with none."""
     found: dict[str, tuple[str, ...]] = {}
-    for file in evidence.files:
-        for text in file.timing.warnings:
-            found[text] = (*found.get(text, ()), _file_title(file))
+    for title, texts in (*((f"{t.name} on {t.device}", t.doubts) for t in there),
+                         *((_file_title(file), file.timing.warnings) for file in evidence.files)):
+        for text in texts:
+            found[text] = (*found.get(text, ()), title)
     return (*found.items(), *((note, ()) for note in evidence.notes))
 
 
@@ -199,7 +122,8 @@ def _pictures(evidence: Evidence, plan: CompressionPlan, device: str) -> dict[st
         made["front"] = charts.front_chart(
             [charts.Point(point.latency_ms * tail, point.error) for point in evidence.front],
             charts.Point(estimate.tail_ms, plan.predicted_error), plan.budget.max_latency_ms,
-            f"estimated {estimate.percentile} latency on {device} (ms)", f"predicted error ({error_unit(plan)})")
+            f"estimated {estimate.percentile} latency on {device} (ms)", f"predicted error ({error_unit(plan)})",
+            [charts.Point(point.estimate.tail_ms, point.predicted_error) for point in evidence.points[1:]])
     return made
 
 
@@ -230,7 +154,7 @@ def stored_lines(plan: CompressionPlan) -> tuple[str, ...]:
 def length_values(evidence: Evidence) -> dict[str, Any]:
     """What each length of the TFLite file serves and takes. measured_at: length -> median of the student's file here.
     mean_estimated, mean_measured: over the training rows; None where a length was not timed."""
-    file = next((file for file in _students(evidence) if file.format == "tflite"), None)
+    file = next((file for file in students(evidence) if file.format == "tflite"), None)
     measured = {} if file is None else {**dict(file.shorter), evidence.length: file.timing.p50_ms}
     total = sum(one.rows for one in evidence.served)
     whole = total and all(one.length in measured for one in evidence.served)
@@ -241,18 +165,14 @@ def length_values(evidence: Evidence) -> dict[str, Any]:
 
 def _values(evidence: Evidence, plan: CompressionPlan, profile: DeviceProfile | None, place: str) -> dict[str, Any]:
     """What all three texts speak of."""
-    students = _students(evidence)
+    own = students(evidence)
     return {
         "evidence": evidence, "plan": plan, "device": profile.title if profile else plan.profile,
         "headline": headline(primary(evidence, plan), place), "teacher": evidence.model("teacher"),
-        "student": evidence.model("student"), "students": students, "host_name": _host_name(evidence),
+        "student": evidence.model("student"), "students": own, "host_name": host_name(evidence),
         "reading": READINGS[evidence.kind],
-        "versus": {file.name: versus(evidence, file) for file in students}, "runtime_names": RUNTIME_NAMES,
+        "versus": {file.name: versus(evidence, file) for file in own}, "runtime_names": RUNTIME_NAMES,
         "role_names": ROLE_NAMES, **length_values(evidence)}
-
-
-def _students(evidence: Evidence) -> tuple[FileEvidence, ...]:
-    return tuple(file for file in evidence.files if file.role == "student")
 
 
 def _file_title(file: FileEvidence) -> str:
@@ -260,18 +180,14 @@ def _file_title(file: FileEvidence) -> str:
     return f"teacher’s {file.name}" if file.role == "teacher" else file.name
 
 
-def _host_name(evidence: Evidence) -> str:
+def host_name(evidence: Evidence) -> str:
     return str(evidence.host.get("cpu_model") or evidence.host.get("machine") or "this machine")
 
 
-def _environment(html: bool = False) -> Environment:
+def environment(html: bool = False) -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     made = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=html, undefined=StrictUndefined,
                        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
     made.filters.update(FILTERS, mb=lambda file_bytes: mb(file_bytes / MB), title_of=_file_title)
     return made
-
-
-def _fits(value: float, limit: float | None) -> bool | None:
-    return None if limit is None else value <= limit

@@ -10,23 +10,30 @@ from html.parser import HTMLParser
 
 import pytest
 
+from edgebert import cost
+from edgebert.breakdown import breakdown
 from edgebert.choice import UnderRuntime
 from edgebert.cost import Estimate
-from edgebert.device import Budget, Cluster, DeviceProfile
-from edgebert.evidence import Evidence, Example, FileEvidence, FrontPoint, ModelEvidence, ParityRow, Score, Timing
+from edgebert.device import Budget, Cluster, DeviceProfile, load_profile
+from edgebert.evidence import (
+    Changes,
+    ClassEvidence,
+    Evidence,
+    Example,
+    FileEvidence,
+    FrontPoint,
+    Lapse,
+    ModelEvidence,
+    ParityRow,
+    Score,
+    Timing,
+)
 from edgebert.knapsack import Bound
 from edgebert.lengths import Cut, Served
 from edgebert.plan import CompressionPlan
-from edgebert.report import (
-    budget_rows,
-    headline,
-    primary,
-    render_bundle_readme,
-    render_model_card,
-    render_report,
-    versus,
-)
+from edgebert.report import render_bundle_readme, render_model_card, render_report
 from edgebert.spec import EncoderShape, LayerSpec, SubnetSpec
+from edgebert.verdict import There, budget_rows, headline, primary, verdict, versus
 from exporters.artifact import LayerPrecision, Precision
 from exporters.execution import Execution
 
@@ -124,7 +131,10 @@ def build_evidence(files: tuple[FileEvidence, ...] | None = None, labels: int = 
                   UnderRuntime("tflite", replace(ESTIMATE, tail_ms=14.4, mean_ms=4.44, memory_mb=51.2), None, False)),
         executions=(Execution("model_mixed.onnx", "onnxruntime 1.31.1", {"DynamicQuantizeMatMul": 20, "Gelu": 6}, 25, 26,
                               ()),
-                    Execution("model_mixed.tflite", "ai_edge_litert 2.3.0", {"FULLY_CONNECTED": 36}, 30, 36, ())))
+                    Execution("model_mixed.tflite", "ai_edge_litert 2.3.0", {"FULLY_CONNECTED": 36}, 30, 36, ())),
+        classes=tuple(ClassEvidence(name, 100, 99 - i, 90 + i) for i, name in enumerate(names[:12])),
+        changes=Changes(14, 9, (Lapse("play " + EVIL, None, "Intent001", "Intent001", "<i>Evil</i>"),
+                                Lapse("is it raining", "b" * 400, "Intent002", "Intent002", "Intent003"))))
 
 
 class Page(HTMLParser):
@@ -161,6 +171,12 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+def priced(given: CompressionPlan, device: DeviceProfile) -> CompressionPlan:
+    """The plan as it costs on a device whose cost rows are known."""
+    own = cost.estimate(given.shape, given.precision, device, given.runtime, 1, given.length, "p90", given.shorter)
+    return replace(given, profile=device.name, estimate=replace(own, mean_ms=own.latency_ms / 3))
+
+
 CASES = {
     "two files": lambda: (build_evidence(), build_plan(), build_profile()),
     "one file, the target, no limits, no front": lambda: (
@@ -171,6 +187,9 @@ CASES = {
     "no teacher's file, no score": lambda: (
         build_evidence(tuple(f for f in build_files(("tflite",), scored=False) if f.role == "student"), examples=()),
         build_plan((0, 1, 2, 5), Budget(max_latency_ms=400.0)), build_profile()),
+    "a device whose cost rows are known, numbers": lambda: (
+        replace(build_evidence(), kind="regression", metric="pearson", classes=(), labels=("score",)),
+        priced(build_plan(), load_profile("pixel6")), load_profile("pixel6")),
 }
 
 
@@ -244,12 +263,13 @@ def test_an_older_result_has_none_of_this_and_is_read():
     import json
 
     value = json.loads(build_evidence().dumps())
-    for name in ("cuts", "served", "runtimes", "executions"):
+    for name in ("cuts", "served", "runtimes", "executions", "classes", "changes"):
         del value[name]
     for file in value["files"]:
         del file["shorter"]
     older = Evidence.loads(json.dumps(value))
-    assert older.cuts == older.served == older.runtimes == older.executions == () and older.files[0].shorter == ()
+    assert older.cuts == older.served == older.runtimes == older.executions == older.classes == ()
+    assert older.changes is None and older.files[0].shorter == ()
     titles = re.findall(r"<h2>(.*?)</h2>", render_report(older, build_plan(), build_profile()))
     assert not any("How long" in title or "runtimes" in title for title in titles)
     assert "seq_64" not in (text := render_bundle_readme(older, build_plan(), None, COMMAND)) and "16, 24, 64" in text
@@ -268,7 +288,7 @@ def test_texts_are_escaped_and_long_ones_cut():
     html = render_report(build_evidence(), build_plan(), build_profile(), EVIL)
     assert EVIL not in html and "<script" not in html and "<i>Evil</i>" not in html and "<artist>" not in html
     page = Page(html)
-    assert page.text.count("<script>alert('x')</script>") == 3  # an example, the detail of a check, the command
+    assert page.text.count("<script>alert('x')</script>") == 4  # an example, a lapse, the detail of a check, the command
     assert "a" * 281 not in html and "… (5,000 characters)" in page.text
 
 
@@ -288,6 +308,72 @@ def test_host_that_is_the_target_answers_the_budget():
     assert rows["file size"].limit == "no limit" and rows["file size"].measured[0][2] is None
     html = render_report(evidence, build_plan(budget=tight), build_profile())
     assert "over budget" in Page(html).text and "on the target itself" in Page(html).text
+
+
+NONE, WIDE, TIGHT = Budget(), Budget(max_latency_ms=20.0, percentile="p90"), Budget(max_latency_ms=12.0)
+"""No limit; one that the estimate of 11.58 ms, ± 40 %, keeps at either end of its error; one that it keeps in between."""
+
+
+@pytest.mark.parametrize(("budget", "timed", "fits", "sure", "title", "said"), [
+    (NONE, (), None, True, "No limit was set for Phone", ""),
+    (WIDE, (), True, True, "Fits Phone", "p90 latency: 11.6 ms of 20.0 ms, 42 % to spare (derived estimate, ± 40 %)"),
+    (TIGHT, (), True, False, "Should fit Phone, but only a timing there can tell", "11.6 ms of 12.0 ms, 4 % to spare"),
+    (Budget(max_latency_ms=10.0), (), False, False, "May not fit Phone", "16 % too much"),
+    (Budget(max_latency_ms=5.0), (), False, True, "Does not fit Phone", "132 % too much"),
+    (TIGHT, (("p90_ms", 11.0),), True, True, "Fits Phone", "11.0 ms of 12.0 ms, 8 % to spare (measured on adb:1)"),
+    (TIGHT, (("p90_ms", 13.0),), False, True, "Does not fit Phone", "measured on adb:1"),
+    (TIGHT, (("p90_ms", 13.0), ("doubts", ("hot",))), True, False, "Should fit", "derived estimate"),
+    (Budget(percentile="p50", max_latency_ms=10.0), (("p90_ms", 13.0),), True, True, "Fits", "9.00 ms of 10.0 ms"),
+    (Budget(max_memory_mb=60.0), (), True, False, "Should fit", "memory: 43.0 MB of 60.0 MB, 28 % to spare (estimate)"),
+    (Budget(max_memory_mb=60.0), (("memory_mb", 61.0),), False, True, "Does not fit", "61.0 MB of 60.0 MB, 2 % too much"),
+    (Budget(max_size_mb=20.0), (), True, True, "Fits", "file size: 13.7 MB of 20.0 MB, 32 % to spare"),
+    (Budget(max_size_mb=20.0, max_latency_ms=5.0), (), False, True, "Does not fit", "file size"),
+    (Budget(max_drop=1.0), (), True, True, "Fits", "0.43 points below the teacher on 700 rows of the dev split, 1.00"),
+    (Budget(max_drop=0.0), (), False, True, "Does not fit", "0.00 below it allowed")])
+def test_the_verdict_says_whether_by_how_much_and_how_sure(budget, timed, fits, sure, title, said):
+    there = [There("model_mixed.onnx", "adb:1", 9.0, 9.5, None)._replace(**dict(timed))] if timed else []
+    found = verdict(build_evidence(), build_plan(budget=budget), "Phone", there)
+    assert (found.fits, found.sure) == (fits, sure) and found.title.startswith(title), found
+    assert said in "; ".join(found.limits).replace("\N{NO-BREAK SPACE}", " "), found.limits
+
+
+def test_what_was_timed_on_the_target_stands_beside_the_budget():
+    there = (There("model_mixed.onnx", "adb:1", 9.0, 13.0, 51.0),
+             There("model_mixed.tflite", "adb:1", 8.0, 9.0, None, ("hot",)))
+    rows = {row.name: row for row in budget_rows(build_evidence(), build_plan(), there)}
+    assert rows["latency, p90"].measured[:2] == (("13.0 ms", "model_mixed.onnx on adb:1", False),
+                                                 ("9.00 ms", "model_mixed.tflite on adb:1", None))
+    assert rows["peak memory"].measured[0] == ("51.0 MB", "model_mixed.onnx on adb:1", True)
+    text = Page(render_report(build_evidence(), build_plan(), build_profile(), COMMAND, there)).text
+    assert text.index("Does not fit Test Phone") < text.index("Budget, estimate")
+    assert "hot model_mixed.tflite on adb:1" in text
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "tflite"])
+def test_the_parts_of_an_estimate_add_up_to_it(runtime):
+    device = load_profile("pixel6")
+    plan = priced(replace(build_plan(), runtime=runtime), device)
+    parts = breakdown(plan, device)
+    assert [part.name for part in parts] == ["embedding", "attention", "FFN", "classifier", "runtime and activations"]
+    for name, whole in (("latency_ms", plan.estimate.latency_ms), ("memory_mb", plan.estimate.memory_mb),
+                        ("file_mb", plan.estimate.file_bytes / 1e6)):
+        shares = [getattr(part, name) for part in parts]
+        assert sum(shares) == pytest.approx(whole) and min(shares) >= 0, name
+    wider = replace(plan, source=replace(SOURCE, vocab=60000))
+    assert breakdown(wider, device) == () == breakdown(plan, None), "not what the plan was priced with"
+    quicker = replace(device, rows=tuple(replace(row, ns_per_mac=row.ns_per_mac / 2) for row in device.rows))
+    assert breakdown(plan, quicker) == ()
+
+
+def test_the_page_shows_where_the_file_is_worse_than_the_teacher():
+    text = Page(report_of("two files")).text.replace("\N{NO-BREAK SPACE}", " ")
+    for words in ("Of 700 test rows, model_mixed.onnx has 14 wrong that the teacher had right, and 9 right that the "
+                  "teacher had wrong. Shown are the first 2.", "is it raining " + "b" * 280, "Intent002 Intent003",
+                  "Intent000 100 99 90 83 to 94 %"):
+        assert words in text, words
+    numbers = Page(report_of("a device whose cost rows are known, numbers")).text
+    assert "is further from the truth than the teacher on 14 and nearer to it on 9" in numbers
+    assert "worst classes" not in numbers and "Where latency, memory and bytes go on Google Pixel 6" in numbers
 
 
 def test_other_host_answers_only_size_and_accuracy():

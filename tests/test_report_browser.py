@@ -8,8 +8,10 @@ import re
 import pytest
 
 from edgebert.report import render_report
+from edgebert.side_by_side import render_comparison
 from tests.browser import CHROMIUM, browser
 from tests.test_report import CASES, COMMAND
+from tests.test_side_by_side import three_bundles
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 
@@ -50,12 +52,16 @@ def page():
         yield opened
 
 
-@pytest.fixture(scope="module", params=list(CASES))
+@pytest.fixture(scope="module", params=[*CASES, "three bundles side by side"])
 def report(request, tmp_path_factory):
-    evidence, plan, profile = CASES[request.param]()
-    path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(render_report(evidence, plan, profile, COMMAND), encoding="utf-8")
-    return path
+    place = tmp_path_factory.mktemp("report")
+    if request.param in CASES:
+        evidence, plan, profile = CASES[request.param]()
+        page = render_report(evidence, plan, profile, COMMAND)
+    else:
+        page = render_comparison(three_bundles(place), COMMAND)
+    (place / "report.html").write_text(page, encoding="utf-8")
+    return place / "report.html"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
