@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: fit test bench bench-export device-lab peers sample-tools clean
+.PHONY: fit test docs bench bench-export device-lab peers sample-tools clean
 
 fit: $(VENV)/.all
 	$(BIN)/edgebert fit-device --profile pixel6 --out edgebert-bundle --overwrite
@@ -20,6 +20,11 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@ $(VENV)/.all
+
+# The site, into site/: opens from the folder, asks no other host for anything.
+docs: $(VENV)/.dev
+	$(BIN)/python examples/make_reference.py --check
+	$(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.all
 	$(BIN)/python examples/benchmark.py
@@ -43,4 +48,4 @@ sample-tools: $(VENV)/.dev
 	$(BIN)/python -m tests.sample_tools
 
 clean:
-	rm -rf $(VENV) edgebert-bundle
+	rm -rf $(VENV) edgebert-bundle site
