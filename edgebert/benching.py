@@ -8,6 +8,7 @@ from pathlib import Path
 from device_bench.affinity import parse_mask
 from device_bench.child import bench_in_child
 from device_bench.errors import BenchError
+from device_bench.kit import repair
 from device_bench.options import Options
 from device_bench.result import BenchResult
 from edgebert.bundle import BrokenBundle, check_files, model_files, read_manifest
@@ -43,8 +44,9 @@ def bench(folder: Path, threads: int | None = None, runs: int = 200, device: str
         done = bench_in_child(path, options, timeout_s=600 + 2 * max_seconds)
         if not done.line:
             raise DeviceError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"{path.name}: no answer")
-        records.append(done.result())
-        keep(records[-1])
+        for record in done.results():
+            records.append(record)
+            keep(record)
     return tuple(records)
 
 
@@ -67,8 +69,9 @@ def cores_of(affinity: str | None, profile: str | None, threads: int | None, fol
 
 
 def kept_in(file: Path) -> Callable[[BenchResult], None]:
-    """What appends a record to that file, one line each."""
+    """What appends a record to that file, one line each. A last line that a killed run left unfinished is cut off."""
     def keep(record: BenchResult) -> None:
+        repair(file)
         with file.open("a", encoding="utf-8") as out:
             out.write(record.to_json() + "\n")
 

@@ -14,10 +14,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from device_bench.strict_json import bounded_text, strict_json
 from edgebert.errors import EdgeBertError, UsageError
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
+VERIFY_S = 600.0
+"""For opening one model file and running its golden rows."""
 PACKAGES = ("edgebert", "numpy", "scipy", "torch", "transformers", "tokenizers", "onnx", "onnxruntime", "litert-torch",
             "ai-edge-litert", "ai-edge-quantizer")
 
@@ -26,6 +30,7 @@ class BrokenBundle(EdgeBertError):
     """A file of the bundle is missing, changed or computes something else."""
 
     exit_code = 4
+    code = "EB-BUNDLE"
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,8 @@ def file_sha256(path: Path) -> str:
 
 
 def _contents(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+    own = (folder / MANIFEST, folder / SIGNATURE)
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p not in own)
 
 
 def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
@@ -86,18 +92,21 @@ def golden(texts: Sequence[str], pairs: Sequence[str] | None, ids: Any, mask: An
                       ensure_ascii=False) + "\n"
 
 
-def pack(folder: Path) -> Path:
-    """folder -> folder.zip beside it, with fixed times, so that equal bundles give equal archives."""
-    target = folder.with_name(folder.name + ".zip")
-    partial = target.with_name(target.name + ".tmp")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-            info = zipfile.ZipInfo(f"{folder.name}/{path.relative_to(folder).as_posix()}", (2020, 1, 1, 0, 0, 0))
-            info.compress_type = zipfile.ZIP_DEFLATED
-            info.external_attr = 0o644 << 16
-            archive.writestr(info, path.read_bytes())
-    os.replace(partial, target)
-    return target
+def pack(folder: Path, name: str, target: Path) -> None:
+    """The files of `folder` into the archive `target`, below `name`, with fixed times, so that equal bundles give equal
+    archives. A file is never whole in memory."""
+    partial = folder.with_name(folder.name + ".zip")
+    try:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+                info = zipfile.ZipInfo(f"{name}/{path.relative_to(folder).as_posix()}", (2020, 1, 1, 0, 0, 0))
+                info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+                info.file_size = path.stat().st_size
+                with path.open("rb") as file, archive.open(info, "w") as entry:
+                    shutil.copyfileobj(file, entry, 1 << 20)
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -106,15 +115,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"{folder} is not a bundle: it has no {MANIFEST}")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = strict_json(bounded_text(path))
         if value["schema"] != SCHEMA:
             raise BrokenBundle(f"{path}: schema {value['schema']}; this version reads {SCHEMA}")
         for name, entry in value["files"].items():
-            if not (isinstance(entry["sha256"], str) and isinstance(entry["bytes"], int)):
+            if not (isinstance(entry["sha256"], str) and isinstance(entry["bytes"], int) and name.isprintable()):
                 raise BrokenBundle(f"{path}: the entry of {name!r} is damaged")
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BrokenBundle(f"{path} is damaged: {error}") from error
     return value
+
+
+def changed(path: Path, entry: dict[str, Any]) -> bool:
+    """Whether a file is not the one of that entry of the manifest."""
+    return path.stat().st_size != entry["bytes"] or file_sha256(path) != entry["sha256"]
 
 
 def check_files(folder: Path, manifest: dict[str, Any]) -> None:
@@ -126,7 +140,7 @@ def check_files(folder: Path, manifest: dict[str, Any]) -> None:
             raise BrokenBundle(f"{name!r} in {MANIFEST} points outside the bundle")
         if not path.is_file():
             raise BrokenBundle(f"{name} is missing from {folder}")
-        if path.stat().st_size != entry["bytes"] or file_sha256(path) != entry["sha256"]:
+        if changed(path, entry):
             raise BrokenBundle(f"{name} is not the file that was packed (its sha256 differs from {MANIFEST}); "
                                "make the bundle again")
     unlisted = [p.relative_to(folder).as_posix() for p in _contents(folder)
@@ -139,51 +153,63 @@ def model_files(folder: Path) -> list[Path]:
     return sorted([*folder.glob("model*.onnx"), *folder.glob("model*.tflite")])
 
 
-def verify(folder: Path) -> Verification:
-    """Checks hashes, token ids and logits of a bundle. Needs a runtime for its files, and `tokenizers`; no torch.
+def verify(folder: Path, key: Path | None = None) -> Verification:
+    """Checks hashes, token ids and logits of a bundle. Needs a runtime for its files, and `tokenizers`; no torch. Each
+    file is run in a process of its own: a runtime that a damaged file crashes takes nothing along. key: a public key that
+    must have signed the manifest (`signing.require_signed`).
 
     Raises UsageError (no bundle), BrokenBundle (exit code 4), or a device_bench error where a runtime is missing.
     """
-    from device_bench.inputs import check_golden, find_golden
-    from device_bench.runtimes import open_model
-    from edgebert.tokenization import encode, load_tokenizer
+    folder, signed = Path(folder), []
+    if key is not None:
+        from edgebert.signing import require_signed
 
-    folder = Path(folder)
+        require_signed(folder, key)  # before anything in the manifest is believed
+        signed = [("signature", f"the manifest is signed by the owner of {key}")]
     manifest = read_manifest(folder)
     check_files(folder, manifest)
-    checks = [("files", f"{len(manifest['files'])} files have the bytes that were packed")]
+    checks = [*signed, ("files", f"{len(manifest['files'])} files have the bytes that were packed")]
     files = model_files(folder)
     if not files:
         raise BrokenBundle(f"{folder} holds no model file")
-    known = find_golden(files[0])
+    checks.append(("tokens", f"{_check_tokens(folder, files[0])} golden texts give their ids"))
+    return Verification(folder, (*checks, *((path.name, _check_logits(path)) for path in files)))
+
+
+def _check_tokens(folder: Path, model: Path) -> int:
+    """How many golden texts the packaged tokenizer gives their ids. Raises BrokenBundle where it gives others."""
+    from device_bench.inputs import find_golden
+    from edgebert.tokenization import encode, load_tokenizer
+
+    known = find_golden(model)
     if known is None:
         raise BrokenBundle(f"{folder} has no golden.json")
-    raw = json.loads((folder / "golden.json").read_text(encoding="utf-8"))["rows"]
-    pairs = [row["pair"] for row in raw] if raw and "pair" in raw[0] else None
-    encoded = encode(load_tokenizer(folder), [row["text"] for row in raw], pairs, known.length, fixed=True)
-    for i, row in enumerate(raw):
-        if encoded.input_ids[i].tolist() != row["input_ids"]:
-            raise BrokenBundle(f"the packaged tokenizer gives other ids than golden.json for {row['text']!r:.80}")
-    checks.append(("tokens", f"{len(raw)} golden texts give their ids"))
-    for path in files:
-        session = open_model(path)
-        result = check_golden(session, known)
-        if not result.ok:
-            raise BrokenBundle(f"{path.name} with {session.name} {session.version} differs from its golden logits: "
-                               f"relative RMSE {result.relative_rmse}; do not ship it with this runtime")
-        checks.append((path.name, f"{result.rows} golden rows, relative RMSE {result.relative_rmse:.2g} "
-                                  f"({session.name} {session.version})"))
-    return Verification(folder, tuple(checks))
+    rows = strict_json(bounded_text(folder / "golden.json"))["rows"]
+    pairs = [row.get("pair") for row in rows] if "pair" in rows[0] else None
+    texts = [row["text"] for row in rows]
+    if not all(isinstance(text, str) for text in (*texts, *(pairs or ()))):
+        raise BrokenBundle(f"{folder / 'golden.json'}: a row's text is no text; make the bundle again")
+    encoded = encode(load_tokenizer(folder), texts, pairs, known.length, fixed=True)
+    for text, row, ids in zip(texts, rows, encoded.input_ids.tolist()):
+        if ids != row["input_ids"]:
+            raise BrokenBundle(f"the packaged tokenizer gives other ids than golden.json for {text!r:.80}")
+    return len(rows)
 
 
-def move_into_place(made: Path, out: Path, overwrite: bool) -> None:
-    """Renames the finished folder to `out`; an older bundle there is removed only then."""
-    if out.exists():
-        if not overwrite:
-            raise UsageError(f"{out} exists; pass --overwrite or another --out")
-        old = out.with_name(f"{out.name}.old-{os.getpid()}")
-        os.replace(out, old)
-        os.replace(made, out)
-        shutil.rmtree(old)
-    else:
-        os.replace(made, out)
+def _check_logits(path: Path) -> str:
+    """How near a file comes to its golden logits, in words. Raises BrokenBundle where it is not near enough."""
+    from device_bench.child import bench_in_child
+    from device_bench.options import Options
+
+    done = bench_in_child(path, Options(runs=1, warmup=0), timeout_s=VERIFY_S)
+    if not done.line and done.exit_code == BrokenBundle.exit_code:
+        raise BrokenBundle(done.stderr.strip().splitlines()[-1])
+    records, said = done.results(), []
+    for record in records:
+        found, runtime = record.golden, f"{record.runtime} {record.runtime_version}"
+        point = f", point {record.point}," if len(records) > 1 else ""
+        if found is None or not found.ok:
+            raise BrokenBundle(f"{path.name}{point} with {runtime} differs from its golden logits: relative RMSE "
+                               f"{found and found.relative_rmse}; do not ship it with this runtime")
+        said.append(f"{found.relative_rmse:.2g}")
+    return f"{found.rows} golden rows, relative RMSE {' and '.join(said)} ({runtime})"

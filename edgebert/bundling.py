@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from device_bench.packing import write_pyz
+from device_bench.points import golden_name, weights_beside
 from edgebert import bundle, cost
 from edgebert.choice import UnderRuntime, served
+from edgebert.claim import claimed, made_beside, move_into_place
 from edgebert.errors import AccuracyError
-from edgebert.evidence import Evidence, Example, FrontPoint, ModelEvidence
+from edgebert.evidence import Evidence, Example, FrontPoint, ModelEvidence, Times
 from edgebert.interop.runtime_config import write_runtime_config
 from edgebert.material import Material
 from edgebert.modeling import Encoder, wrap
 from edgebert.plan import CompressionPlan
+from edgebert.point_stages import Points
 from edgebert.prove import Proof, Unproven
+from edgebert.prove_points import PointsProof
+from edgebert.provenance import inputs_of, write_bill
 from edgebert.report import render_bundle_readme, render_model_card, render_report
 from edgebert.request import FitRequest
 from edgebert.sampling import write_samples
@@ -29,6 +35,7 @@ from edgebert.tables import ErrorTables
 from edgebert.tokenization import encode, load_tokenizer, write_tokenizer
 from edgebert.train.batches import Rows
 from edgebert.train.teacher import logits_of
+from exporters.artifact import Artifact
 
 GOLDEN_ROWS = 16
 OTHER_CPU = 1e-4
@@ -38,7 +45,8 @@ OTHER_CPU = 1e-4
 @dataclass(frozen=True)
 class Outcome:
     """What a run has made. models: evidence of teacher, cut and student. front: plans around the chosen one. runtimes:
-    the plan's model under each."""
+    the plan's model under each. times: expected and taken. points, steps: of operating points, None for
+    the plan alone."""
 
     plan: CompressionPlan
     tables: ErrorTables
@@ -47,17 +55,18 @@ class Outcome:
     proof: Proof
     front: tuple[CompressionPlan, ...]
     runtimes: tuple[UnderRuntime, ...]
+    times: Times | None = None
+    points: Points | None = None
+    steps: PointsProof | None = None
 
 
 def write_bundle(request: FitRequest, material: Material, outcome: Outcome, seconds: dict[str, float]) -> Evidence:
     """Writes everything into a temporary folder beside `request.out` and renames it. Returns the evidence in it."""
     plan, student, proof = outcome.plan, outcome.student, outcome.proof
     out = request.out
-    made = out.with_name(f".{out.name}.tmp-{os.getpid()}")
-    made.mkdir(parents=True)
-    try:
-        for artifact in proof.artifacts:
-            shutil.copyfile(artifact.path, made / artifact.path.name)
+    with made_beside(out) as made:
+        for path in _files(proof.artifacts):
+            shutil.copyfile(path, made / path.name)
         write_torch(made / "transformers", plan, student, material)
         write_tokenizer(material.checkpoint.folder, made)
         write_runtime_config(made, student.shape, material.data.labels, material.data.kind, material.inputs.max_length,
@@ -66,9 +75,13 @@ def write_bundle(request: FitRequest, material: Material, outcome: Outcome, seco
                                           encoding="utf-8")
         (made / "golden.json").write_text(_golden(student, material, proof), encoding="utf-8")
         samples = write_samples(made, material.data.kind, material.data.test.pairs is not None,
-                                material.inputs.max_length, plan.threads)
+                                material.inputs.max_length, plan.threads, request.operating_points)
         write_pyz(made / "bench.pyz")
         (made / "plan.json").write_text(plan.dumps(), encoding="utf-8")
+        if outcome.points is not None:
+            for number, (own, net) in enumerate(zip(outcome.points.plans[1:], outcome.points.nets[1:]), 2):
+                (made / golden_name(number)).write_text(_golden(net, material, proof), encoding="utf-8")
+                (made / f"plan_point{number}.json").write_text(own.dumps(), encoding="utf-8")
         (made / "tables.json").write_text(json.dumps(outcome.tables.to_json()) + "\n", encoding="utf-8")
         evidence = _evidence(request, material, outcome, seconds)
         (made / "results.json").write_text(evidence.dumps(), encoding="utf-8")
@@ -77,15 +90,17 @@ def write_bundle(request: FitRequest, material: Material, outcome: Outcome, seco
         (made / "README.md").write_text(render_bundle_readme(evidence, plan, request.profile, request.command, samples),
                                         encoding="utf-8")
         (made / "MODEL_CARD.md").write_text(render_model_card(evidence, plan, request.profile), encoding="utf-8")
+        inputs = inputs_of(*material.read_from, request.profile)
+        write_bill(made, inputs)
         bundle.write_manifest(made, {
             "name": out.name, "created": datetime.now(UTC).isoformat(timespec="seconds"), "command": request.command,
-            "seed": request.seed, "profile": request.profile.name, "task": material.data.name,
-            "checkpoint_sha256": material.checkpoint.sha256, "data_sha256": material.data.sha256})
-        bundle.move_into_place(made, out, request.overwrite)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-    if request.zip:
-        bundle.pack(out)
+            "seed": request.seed, "torch_threads": torch.get_num_threads(),
+            "profile": request.profile.name, "task": material.data.name,
+            "checkpoint_sha256": material.checkpoint.sha256, "data_sha256": material.data.sha256,
+            "inputs": inputs})
+        if request.zip:  # before the folder: a run killed in between is then gone on with, and not refused
+            bundle.pack(made, out.name, out.with_name(out.name + ".zip"))
+        move_into_place(made, out, request.overwrite)
     return evidence
 
 
@@ -103,14 +118,20 @@ def keep_failed(request: FitRequest, plan: CompressionPlan, student: Encoder, ma
                 error: AccuracyError | Unproven) -> Path:
     """Keeps the plan, the torch model, the files and the reason beside `request.out`, under NAME.failed."""
     folder = request.out.with_name(request.out.name + ".failed")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    (folder / "plan.json").write_text(plan.dumps(), encoding="utf-8")
-    (folder / "error.txt").write_text(f"{error}\n", encoding="utf-8")
-    for artifact in getattr(error, "artifacts", ()):
-        shutil.copyfile(artifact.path, folder / artifact.path.name)
-    write_torch(folder / "transformers", plan, student, material)
+    with claimed(folder), made_beside(folder) as made:
+        (made / "plan.json").write_text(plan.dumps(), encoding="utf-8")
+        (made / "error.txt").write_text(f"{error}\n", encoding="utf-8")
+        for path in _files(getattr(error, "artifacts", ())):
+            shutil.copyfile(path, made / path.name)
+        write_torch(made / "transformers", plan, student, material)
+        move_into_place(made, folder, overwrite=True)
     return folder
+
+
+def _files(artifacts: Sequence[Artifact]) -> list[Path]:
+    """What the artifacts lie in, each file once."""
+    found = {artifact.path: weights_beside(artifact.path) for artifact in artifacts}
+    return list(dict.fromkeys([*found, *filter(None, found.values())]))
 
 
 def _golden(student: Encoder, material: Material, proof: Proof) -> str:
@@ -122,8 +143,8 @@ def _golden(student: Encoder, material: Material, proof: Proof) -> str:
     types = encoded.token_type_ids if material.inputs.token_types else None
     rows = Rows(encoded.input_ids, encoded.attention_mask, types, np.zeros(len(texts), np.int64))
     shipped = {artifact.path.name for artifact in proof.artifacts}
-    bounds = {row.file: max(row.bound, OTHER_CPU) for row in proof.rows
-              if row.file in shipped and row.name == "logits, right padding"}
+    bounds = {name: max(row.bound, OTHER_CPU) for row in proof.rows
+              if (name := row.file.partition(", point ")[0]) in shipped and row.name == "logits, right padding"}
     return bundle.golden(texts, pairs, rows.ids, rows.mask, rows.types, logits_of(student, rows), bounds)
 
 
@@ -144,4 +165,5 @@ def _evidence(request: FitRequest, material: Material, outcome: Outcome, seconds
                     proof.files, proof.rows, tuple(sorted(front, key=lambda p: p.latency_ms)),
                     proof.host, request.this_machine, dict(seconds), examples, material.cuts,
                     served(plan, material.tokens, request.profile) if "tflite" in formats else (), outcome.runtimes,
-                    proof.executions)
+                    proof.executions, proof.classes, proof.changes, outcome.times,
+                    *(() if outcome.steps is None else (outcome.steps.points, outcome.steps.shared)))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
-from edgebert.errors import UsageError
+from device_bench.strict_json import bounded_text, strict_json
+from edgebert.checkpoint_files import require_plain, require_stored
+from edgebert.errors import EdgeBertError, UsageError
 from edgebert.layout import AUTO_CLASSES, Layout, kind_of, layout_for, shape_of, spare_positions, translate
 from edgebert.modeling import EdgeBertModel, Encoder
 from edgebert.spec import HEAD_OF_KIND
@@ -58,10 +58,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a checkpoint folder. Raises UsageError where it is missing, broken or no checkpoint's."""
     path = folder / "config.json"
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = strict_json(bounded_text(path))
     except FileNotFoundError as error:
         raise UsageError(f"{folder}: no config.json; --model takes a Hugging Face checkpoint folder") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path}: not JSON ({error})") from error
     if not isinstance(value, dict) or "model_type" not in value:
         raise UsageError(f"{path}: no model_type; is this a Hugging Face checkpoint?")
@@ -97,6 +97,7 @@ def load_checkpoint(folder: Path, labels: tuple[str, ...] | None = None, seed: i
     Raises UsageError for other families, missing or broken weights, and weights that are not finite.
     """
     config = read_config(folder)
+    require_plain(folder, config)
     layout = None if config["model_type"] == "edgebert" else layout_for(config["model_type"])
     if not any(folder.glob("*.safetensors")):
         raise UsageError(f"{folder}: no .safetensors weights; convert the checkpoint with save_pretrained first "
@@ -108,8 +109,10 @@ def load_checkpoint(folder: Path, labels: tuple[str, ...] | None = None, seed: i
     torch.manual_seed(seed)
     try:
         net, source_layers = _load(folder, layout, kind, wanted, own is not None and own == wanted)
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except EdgeBertError:
+        raise
+    except Exception as error:  # transformers checks little, and raises whatever it trips over
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(f"{folder}: the checkpoint cannot be loaded: {reason[:200]}") from error
     for name, value in net.state_dict().items():
         if not torch.isfinite(value).all():
@@ -125,7 +128,10 @@ def _own_labels(config: dict[str, Any], kind: str, asked: tuple[str, ...] | None
     if kind == "question_answering":
         return "start", "end"
     names = config.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}
-    found = tuple(str(names[key]) for key in sorted(names, key=int))
+    try:
+        found = tuple(str(names[key]) for key in sorted(names, key=int))
+    except (TypeError, ValueError, LookupError) as error:
+        raise UsageError(f"the config's id2label is no table from numbers to names ({error})") from error
     return asked if kind == "regression" and asked is not None and len(asked) == len(found) else found
 
 
@@ -142,11 +148,12 @@ def _load(folder: Path, layout: Layout | None, kind: str, labels: tuple[str, ...
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, **changes)
-        shape = None if layout is None else shape_of(config, layout, config.num_labels, HEAD_OF_KIND[kind])
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False, **changes)
+        shape = config.shape if layout is None else shape_of(config, layout, config.num_labels, HEAD_OF_KIND[kind])
+        require_stored(folder, shape, own_head=tuned or layout is None)
         model, report = getattr(transformers, f"AutoModel{AUTO_CLASSES[kind]}").from_pretrained(
             folder, config=config, dtype=torch.float32, use_safetensors=True, ignore_mismatched_sizes=True,
-            output_loading_info=True)
+            output_loading_info=True, trust_remote_code=False)
     finally:
         logging.set_verbosity(verbosity)
         logging.enable_progress_bar()
@@ -160,7 +167,7 @@ def _load(folder: Path, layout: Layout | None, kind: str, labels: tuple[str, ...
     if isinstance(model, EdgeBertModel):
         net, source_layers = model.net, tuple(model.config.source_layers)
     else:
-        assert layout is not None and shape is not None
+        assert layout is not None
         net = Encoder(shape, getattr(config, "layer_norm_eps", 1e-12), getattr(config, layout.config_dropout))
         net.load_state_dict(translate(model.state_dict(), layout, kind, shape, spare_positions(config, layout)))
         source_layers = tuple(range(len(shape.layers)))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import logging
 import os
 import signal
 import sys
@@ -24,16 +22,25 @@ from edgebert import (
     cli_front,
     cli_native,
     cli_profiles,
+    cli_report,
+    cli_reproduce,
+    cli_sign,
     cli_train,
+    runlog,
 )
 from edgebert import cli_options as options
 from edgebert.cli_options import Formats
 from edgebert.crew import crew, refuse_single_launch
-from edgebert.errors import Interrupted
+from edgebert.errors import Interrupted, code_of, failure, page_of
 
 EXIT_CODES = """Exit codes: 0 ok, 1 doctor found something wrong, 2 usage or bad input, 3 budget unreachable, 4 a file
 does not compute what it should, 5 accuracy below --max-drop, 6 device or runtime, 7 measured over budget, 8 training
-diverged or lost a process, 130 interrupted."""
+diverged or lost a process, 130 interrupted. Errors carry a code, explained in docs/errors.md.
+
+What a run did is kept as JSON lines in the cache, in runs/TIME/events.jsonl, also where it was killed."""
+
+NO_TELEMETRY = ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "ORT_DISABLE_TELEMETRY")
+"""Variables by which libraries are told to send nothing about their use."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
                   context_settings={"help_option_names": ["-h", "--help"]},
@@ -45,13 +52,16 @@ app.command("train-elastic", epilog=cli_train.EXAMPLES)(cli_train.train_elastic)
 app.command("compress", epilog=cli_compress.EXAMPLES)(cli_compress.compress)
 app.command("compare", epilog=cli_compare.EXAMPLES)(cli_compare.compare)
 app.command("build", epilog=cli_build.EXAMPLES)(cli_build.build)
+app.command("reproduce", epilog=cli_reproduce.EXAMPLES)(cli_reproduce.reproduce)
 app.command("front", epilog=cli_front.EXAMPLES)(cli_front.front)
+app.command("report", epilog=cli_report.EXAMPLES)(cli_report.report)
 app.command("explain", epilog=cli_explain.EXAMPLES)(cli_explain.explain)
 app.command("sweep", epilog=cli_device.SWEEP_EXAMPLES)(cli_device.sweep)
 app.command("calibrate", epilog=cli_device.CALIBRATE_EXAMPLES)(cli_device.calibrate)
 app.command("bench-native", epilog=cli_native.BENCH_EXAMPLES)(cli_native.bench_native)
 app.command("timings", epilog=cli_native.TIMINGS_EXAMPLES)(cli_native.timings)
 app.command("doctor", epilog=cli_doctor.EXAMPLES)(cli_doctor.doctor)
+app.command("sign", epilog=cli_sign.EXAMPLES)(cli_sign.sign)
 app.add_typer(cli_profiles.app, name="profiles")
 
 
@@ -92,11 +102,13 @@ def export(model: Annotated[str, typer.Argument(help="A fine-tuned checkpoint: a
                      tokenizer_in_graph)
 
 
-@app.command(epilog="Example:\n\n  edgebert verify edgebert-bundle")
+@app.command(epilog="Examples:\n\n  edgebert verify edgebert-bundle\n\n  edgebert verify edgebert-bundle --key "
+                    "public.pem")
 def verify(folder: Annotated[Path, typer.Argument(help="A bundle.")],
+           key: Annotated[Path | None, typer.Option(help="The public key of who must have signed it.")] = None,
            as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """Check hashes, token ids and logits of a bundle. Exit code 4 where anything differs."""
-    cli_files.verify(folder, as_json)
+    """Check signature, hashes, token ids and logits of a bundle. Exit code 4 where anything differs."""
+    cli_files.verify(folder, key, as_json)
 
 
 @app.command(epilog="Examples:\n\n  edgebert bench edgebert-bundle\n\n  edgebert bench edgebert-bundle --check\n\n"
@@ -122,46 +134,45 @@ def bench(folder: Annotated[Path, typer.Argument(help="A bundle.")],
     cli_files.bench(folder, where, threads, runs, max_seconds, check, as_json)
 
 
+for group in (app, cli_profiles.app):
+    for registered in group.registered_commands:
+        registered.callback = options.observed(registered.callback)
+
+
 def main() -> None:
     """Runs the command line; expected failures become one line on stderr and their exit code."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    for name in NO_TELEMETRY:
+        os.environ.setdefault(name, "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # Torch's threads spin while they wait for each other; as soon as another program wants a core, that costs more than
     # the work. A short spin keeps the speed of a quiet machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    for noisy in ("torchao", "torch.utils._pytree"):  # they warn on import of parts that are not used here
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    runlog.quieten()
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         refuse_single_launch()
         app(standalone_mode=True)
-    except OSError as error:
-        full = " (free some space; finished stages are kept)" if error.errno == errno.ENOSPC else ""
-        _fail(f"{error.filename or 'file system'}: {error.strerror or error}{full}", 2)
-    except ModuleNotFoundError as error:
-        extra = "onnx" if error.name in ("onnx", "onnxruntime") else "all"
-        _fail(f"the package {error.name!r} is not installed; pip install 'edgebert[{extra}]' brings what this needs", 2)
-    except RecursionError:
-        _fail("an input file is nested too deeply to be read", 2)
-    except Exception as error:
-        if type(error).__name__ == "SafetensorError":  # a full disk, mostly; the class is not imported for --help
-            _fail(f"weights cannot be stored: {error}; finished stages are kept", 2)
-        code = getattr(error, "exit_code", None)
-        if code is None:
+    except BaseException as error:
+        if (known := failure(error)) is None:
             raise
-        _fail(str(error), code)
+        _fail(*known, code_of(error))
 
 
 def _interrupt(number: int, frame: object) -> None:
     raise Interrupted("stopped; finished stages are kept, run the same command with --resume to go on")
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, exit_code: int, code: str) -> None:
     here = crew()
     process = "" if here.main else f" (process {here.rank})"
-    print(f"edgebert{process}: {message}", file=sys.stderr)
-    sys.exit(code)
+    if runlog.speaks_json():
+        runlog.event("error", text=message, exit_code=exit_code, code=code, page=page_of(code))
+    else:
+        print(f"edgebert{process}: {message} [{code}, {page_of(code)}]", file=sys.stderr)
+    sys.exit(exit_code)
 
 
 if __name__ == "__main__":

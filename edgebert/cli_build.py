@@ -41,8 +41,8 @@ def build(
     vocabulary_size: options.VocabularySize = None,
     profile: Annotated[str | None, typer.Option("--profile", "-p", rich_help_panel=RUN, help="Another device than the "
                                                 "plan's, to price it on.")] = None,
-    effort: Annotated[Effort, typer.Option(rich_help_panel=RUN, help="How long to recover what the cuts cost.")
-                      ] = Effort.standard,
+    effort: Annotated[Effort, typer.Option(rich_help_panel=RUN, help="How to make up for the cuts; quick: nothing "
+                      "is trained.")] = Effort.standard,
     refit: Annotated[bool, typer.Option("--refit/--no-refit", rich_help_panel=RUN, help="Least squares after the cut, "
                                         "where that scores better.")] = True,
     teacher_epochs: options.TeacherEpochs = None,

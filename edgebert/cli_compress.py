@@ -44,7 +44,7 @@ def compress(
     keep: Annotated[float, typer.Option(rich_help_panel=METHOD, help="A share, such as 0.5: of the predicted latency "
                                         "for cuts, of the layers' weights for products and zeros, of the hidden size "
                                         "for the stream, of heads and neurons for early-bird.")],
-    recover: Annotated[str, typer.Option(rich_help_panel=METHOD, help="Distil afterwards: none, quick, standard or "
+    recover: Annotated[str, typer.Option(rich_help_panel=METHOD, help="Distil afterwards: none, standard or "
                                          "thorough.")] = "none",
     profile: Annotated[str, typer.Option("--profile", "-p", rich_help_panel=METHOD, help="The device whose cost rows say "
                                          "what a head and a neuron cost.")] = "pixel6",
@@ -82,13 +82,16 @@ def compress(
     from edgebert.compressing import CompressRequest, compress
     from edgebert.data import Columns
     from edgebert.progress import Reporter
+    from edgebert.runlog import recorded
 
     request = CompressRequest(
         method, keep, device, out, recover, model=model, task=task if task or data else "snips", data=data,
         columns=Columns(text_column, pair_column, label_column), kind=task_type, metric=metric, length=length,
         vocabulary=vocabulary, teacher_epochs=teacher_epochs, tensorboard=tensorboard, overwrite=overwrite, seed=seed,
         command=shlex.join(["edgebert", *sys.argv[1:]]))
-    result = compress(request, Cache(cache or default_cache(), resume), Reporter())
+    stages, reporter = Cache(cache or default_cache(), resume), Reporter()
+    with recorded(stages.runs, reporter.seconds):
+        result = compress(request, stages, reporter)
     if as_json:
         print(json.dumps(result, indent=2))
     else:

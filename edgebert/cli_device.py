@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -91,7 +92,7 @@ def sweep(
     reporter.say(f"  {kit}: {len(made.items)} files, {made.made} of them new; {made.timings} timings for each number of "
                  "threads")
     if device is None:
-        name = kit.resolve().name
+        name = shlex.quote(kit.resolve().name)
         reporter.say("  copy the folder to the device and run there: "
                      f"python3 {name}/bench.pyz sweep {name} --out results.jsonl")
         return

@@ -71,10 +71,10 @@ def export(model: str, out: Path, runtime: str, precision: str, length: int | No
         console.print(f"{out / artifact.path.name}: {artifact.file_bytes / 1e6:.1f} MB", markup=False)
 
 
-def verify(folder: Path, as_json: bool) -> None:
+def verify(folder: Path, key: Path | None, as_json: bool) -> None:
     from edgebert.bundle import verify as check
 
-    done = check(folder)
+    done = check(folder, key)
     if as_json:
         print(json.dumps({"bundle": str(folder), "ok": True, "checks": dict(done.checks)}, indent=1))
         return
@@ -118,7 +118,8 @@ def _show(records: Sequence[BenchResult]) -> None:
         golden = "none" if record.golden is None else f"{record.golden.relative_rmse or float('nan'):.2g}"
         quoted = (record.latency_ms(50), record.latency_ms(90))  # None where the runs are too few to quote it
         times = (*("-" if ms is None else f"{ms:.3f}" for ms in quoted), f"{record.load_ms:.0f}")
-        table.add_row(record.file_name, f"{record.runtime}\n{record.runtime_version}", str(record.length),
+        name = f"{record.file_name}\npoint {record.point}" if record.points > 1 else record.file_name
+        table.add_row(name, f"{record.runtime}\n{record.runtime_version}", str(record.length),
                       *(("emulated",) * len(times) if record.emulated else times),
                       f"{(record.peak_rss_bytes or 0) / 1e6:.0f}", golden)
     console.print(table)

@@ -47,13 +47,15 @@ EXAMPLES = """Examples:
 
   edgebert fit-device --profiles pixel6,galaxy-s24,raspberry-pi-4 --out fleet      (a bundle for each, one training)
 
+  edgebert fit-device --profiles all --workers 4 --out fleet      (every device there is, four at a time)
+
   edgebert fit-device -p pixel6 --max-latency 3ms --dry-run         (the plan only, in seconds)"""
 
 
 def fit_device(
     profile: Profile = "pixel6",
-    profiles: Annotated[str | None, typer.Option(metavar="A,B,...", help="Several devices instead: a bundle for each, in "
-                        "a folder of its name below --out, from one teacher and one set of error tables.")] = None,
+    profiles: Annotated[str | None, typer.Option(metavar="A,B,...", help="Several devices instead, or all: a bundle for "
+                        "each, in a folder of its name below --out, from one teacher and one set of tables.")] = None,
     model: options.Model = None,
     task: options.Task = None,
     data: options.Data = None,
@@ -76,9 +78,11 @@ def fit_device(
                         "teacher. Alone: minimise the latency.")] = None,
     runtime: Annotated[Runtime, typer.Option(rich_help_panel=RUN, help="auto takes the better one.")] = Runtime.auto,
     threads: Annotated[int | None, typer.Option(rich_help_panel=RUN, help="Default: the profile's.")] = None,
-    effort: Annotated[Effort, typer.Option(rich_help_panel=RUN, help="How long to recover what the cuts cost: a "
-                     "quarter of, exactly, or four times what the number of labels asks for; full: train a supernet "
-                     "first, and cut from it.")] = Effort.standard,
+    effort: Annotated[Effort, typer.Option(rich_help_panel=RUN, help="How to make up for the cuts. quick: by "
+                     "least squares alone, nothing trained; standard: distil for as long as the number of labels asks "
+                     "for; thorough: four times as long; full: train a supernet, cut from it, distil, and train for the "
+                     "rounding of the file where that costs points. Each says first how long it will take.")
+                     ] = Effort.standard,
     teacher_epochs: options.TeacherEpochs = None,
     criterion: options.Criterion = options.Importance.obs,
     methods: Annotated[str, typer.Option(rich_help_panel=METHODS, help="Which may be used, where the tables say that "
@@ -87,6 +91,9 @@ def fit_device(
     keep_languages: options.KeepLanguages = None,
     min_count: options.MinCount = None,
     vocabulary_size: options.VocabularySize = None,
+    operating_points: Annotated[int, typer.Option(rich_help_panel=RUN, metavar="N", help="With --supernet: N subnets, "
+                                "each inside the one before, that share their weights in the files; the app steps down "
+                                "when the device is hot.")] = 1,
     tflite_compat: Annotated[str | None, typer.Option(rich_help_panel=RUN, help="2.14: a file that tflite-runtime "
                              "2.14.0 computes right.")] = None,
     this_machine: Annotated[bool, typer.Option("--this-machine", rich_help_panel=RUN, help="The target is this "
@@ -95,6 +102,13 @@ def fit_device(
                          "adb:SERIAL: time plans on the target, correct the profile, and plan again until what is "
                          "measured keeps the budget.")] = None,
     verify_rounds: Annotated[int, typer.Option(rich_help_panel=RUN, help="Most plans to time with --verify-on.")] = 5,
+    workers: Annotated[str | None, typer.Option(rich_help_panel=RUN, metavar="N|ADDRESS", help="With --profiles: devices "
+                       "at once, as so many processes on this machine, or on a Ray cluster (host:port, or auto). Needs "
+                       "the extra `ray`.")] = None,
+    refine: Annotated[int, typer.Option(rich_help_panel=RUN, metavar="N", help="Try N plans for real before one is "
+                      "taken: the best ones by the tables, and ones that the trials suggest.")] = 0,
+    study: Annotated[str | None, typer.Option(rich_help_panel=RUN, metavar="FILE|URL", help="Keep the trials of --refine "
+                     "in a journal file or a database (postgresql+psycopg://...) that several runs fill.")] = None,
     seed: options.Seed = 0,
     cache: options.CacheFolder = None,
     resume: options.Resume = False,
@@ -114,7 +128,10 @@ def fit_device(
     from edgebert.lengths import asked_lengths
     from edgebert.methods import parse_methods
 
-    devices = [load_profile(name.strip()) for name in (profiles.split(",") if profiles else [profile])]
+    devices = options.devices_named(profiles, threads) if profiles is not None else [load_profile(profile)]
+    if workers is not None and (profiles is None or dry_run):
+        raise UsageError("--workers makes bundles for several devices at once: " + (
+            "a dry run takes seconds, leave it out" if dry_run else "name them with --profiles"))
     if profiles and (verify_on or this_machine):
         one = "--verify-on" if verify_on else "--this-machine"
         raise UsageError(f"--profiles is for several devices and {one} for one of them; fit that one alone")
@@ -140,9 +157,10 @@ def fit_device(
     vocabulary = options.vocabulary_choice("vocabulary" in names, corpus, keep_languages, min_count, vocabulary_size)
     if data is None and task is None:
         task = "snips"
+    if dry_run and refine:
+        raise UsageError("--refine tries plans with the model, which --dry-run does without; leave one of them out")
     if dry_run:
-        for device, budget in zip(devices, budgets):
-            cli_plan.dry_run(device, budget, task, tables, runtime.value, threads, longest, (chosen or ())[:-1], as_json)
+        cli_plan.dry_runs(devices, budgets, task, tables, runtime.value, threads, longest, (chosen or ())[:-1], as_json)
         return
     if tables is not None:
         raise UsageError("--tables is for --dry-run: a real run measures its own tables, or finds them in the cache")
@@ -160,11 +178,12 @@ def fit_device(
         teacher_epochs=teacher_epochs,
         criterion=criterion.value, methods=names, vocabulary=vocabulary, tflite_compat=tflite_compat,
         minimise_latency=only_drop, supernet=supernet, tensorboard=tensorboard, this_machine=this_machine,
-        verify_on=verify_on, verify_rounds=verify_rounds, zip=make_zip, overwrite=overwrite, seed=seed,
+        verify_on=verify_on, verify_rounds=verify_rounds, operating_points=operating_points, zip=make_zip,
+        overwrite=overwrite, seed=seed, refine=refine, study=study,
         command=shlex.join(["edgebert", *sys.argv[1:]])) for device, budget in zip(devices, budgets)]
     stages = Cache(cache or default_cache(), resume)
     if profiles:
-        cli_plan.run_fleet(requests, stages, as_json)
+        cli_plan.run_fleet(requests, stages, workers, profiles.strip() == options.EVERY, as_json)
     else:
         cli_plan.run(requests[0], stages, as_json)
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from edgebert.cli_options import Runtime
+from edgebert.cli_options import Runtime, devices_named
 from edgebert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ console = Console(highlight=False)
 
 def front(profile: Annotated[str | None, typer.Option("--profile", "-p", help="A device name (see `edgebert profiles`) "
                              "or a .toml. Default: pixel6.")] = None,
-          profiles: Annotated[str | None, typer.Option(metavar="A,B,...", help="Several devices at once.")] = None,
+          profiles: Annotated[str | None, typer.Option(metavar="A,B,...", help="Several at once, or all.")] = None,
           task: Annotated[str, typer.Option(help="A demo task with stored tables: snips or clinc150.")] = "snips",
           tables: Annotated[Path | None, typer.Option(help="Error tables, as a run leaves them in its bundle.")] = None,
           runtime: Annotated[Runtime, typer.Option(help="auto: every runtime that the profile knows.")] = Runtime.auto,
@@ -49,23 +49,32 @@ def front(profile: Annotated[str | None, typer.Option("--profile", "-p", help="A
     from edgebert.demo import demo_tables
     from edgebert.device import load_profile, parse_size
     from edgebert.fronts import as_row, draw
+    from edgebert.search import Infeasible
     from edgebert.tables import read_tables
 
     if profile and profiles:
         raise UsageError("give --profile (one device) or --profiles (several), not both")
     if picture is not None and picture.suffix not in PICTURES:
         raise UsageError(f"--picture {picture}: give a name that ends in {', '.join(PICTURES)}")
-    names = [name.strip() for name in (profiles or profile or "pixel6").split(",") if name.strip()]
+    devices = devices_named(profiles, threads) if profiles is not None else [load_profile(profile or "pixel6")]
     stored = read_tables(tables or demo_tables(task))
     limits = {"max_size_mb": parse_size(max_size, "--max-size") if max_size else None,
               "max_memory_mb": parse_size(max_memory, "--max-memory") if max_memory else None}
-    found = []
-    for device in [load_profile(name) for name in names]:
-        plans = _of(device, stored, device.budget.override(**limits), runtime.value, threads or device.threads,
-                    length or stored.length, points)
+    found, missed = [], []
+    for device in devices:
+        try:
+            plans = _of(device, stored, device.budget.override(**limits), runtime.value, threads or device.threads,
+                        length or stored.length, points)
+        except Infeasible as infeasible:
+            missed.append(infeasible)
+            if not as_json:
+                _show(f"{device.title}, the nearest of none that fit", (infeasible.nearest,))
+            continue
         found += [as_row(plan) for plan in plans]
         if not as_json:
             _show(device.title, plans)
+    if missed and not found:
+        raise missed[0]
     if as_json:
         for row in found:
             print(json.dumps(row))
@@ -76,6 +85,8 @@ def front(profile: Annotated[str | None, typer.Option("--profile", "-p", help="A
             raise UsageError(f"--picture needs {error.name}; pip install 'edgebert[build]'") from error
         if not as_json:
             console.print(f"picture: {picture}", markup=False)
+    if missed:
+        raise missed[0]
 
 
 def _of(device: DeviceProfile, stored: ErrorTables, budget: Budget, runtime: str, threads: int, length: int,
@@ -93,7 +104,7 @@ def _of(device: DeviceProfile, stored: ErrorTables, budget: Budget, runtime: str
 
 
 def _show(title: str, plans: tuple[CompressionPlan, ...]) -> None:
-    table = Table(title=f"{title}: {len(plans)} plans", title_justify="left")
+    table = Table(title=f"{title}: {len(plans)} plan{'' if len(plans) == 1 else 's'}", title_justify="left")
     for name in ("runtime", "ms", "error", "file MB", "peak MB", "heads x neurons of each layer"):
         table.add_column(name, justify="left" if name in ("runtime", "heads x neurons of each layer") else "right")
     for plan in plans:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import functools
+import inspect
+import sys
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgebert import runlog
+from edgebert.claim import claimed
 from edgebert.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgebert.device import DeviceProfile
     from edgebert.trimming import VocabularyChoice
     from exporters.artifact import OnnxForm
 
@@ -97,6 +103,48 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", rich_help_panel=RUN, hel
 TensorBoard = Annotated[Path | None, typer.Option("--tensorboard", rich_help_panel=RUN, help="Folder for curves of all "
                                                   "training, as TensorBoard reads them.")]
 
+LogJson = Annotated[bool, typer.Option("--log-json", rich_help_panel="Log", help="Events as JSON lines on stderr, in "
+                                       "place of bars and lines.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", rich_help_panel="Log", help="Also cache keys, threads, the "
+                                       "run's log file, and what libraries warn of.")]
+
+
+def observed(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with `--log-json` and `-v` beside its own flags."""
+    @functools.wraps(command)
+    def run(*args: Any, log_json: bool, verbose: bool, **flags: Any) -> None:
+        runlog.set_up(log_json, verbose)
+        command(*args, **flags)
+
+    own = inspect.signature(command, eval_str=True)  # typer does not evaluate a given signature
+    more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
+            for name, annotation in (("log_json", LogJson), ("verbose", Verbose))]
+    run.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # what typer reads flags from
+    return run
+
+
+EVERY = "all"
+
+
+def devices_named(names: str, threads: int | None) -> list[DeviceProfile]:
+    """The profiles that --profiles names; "all": those that have cost rows for so many threads (each one's own number
+    where None is asked for), the others being said on stderr. Raises UsageError for a name that is unknown or there
+    twice, and where none is left."""
+    from edgebert.device import list_profiles, load_profile
+
+    every = names.strip() == EVERY
+    found = [load_profile(name) for name in (list_profiles() if every else
+                                             [name.strip() for name in names.split(",") if name.strip()])]
+    named = [device.name for device in found]
+    if twice := next((name for name in named if named.count(name) > 1), None):
+        raise UsageError(f"--profiles names {twice} twice")
+    priced = [device for device in found if device.runtimes(threads or device.threads)] if every else found
+    if not priced:
+        raise UsageError(f"--profiles {names}: no profile" + (f" has cost rows for {threads} threads" if every else ""))
+    if left := [device.name for device in found if device not in priced]:
+        print(f"without cost rows for {threads} threads, and left out: {', '.join(left)}", file=sys.stderr)
+    return priced
+
 
 def vocabulary_choice(wanted: bool, corpus: list[Path] | None, languages: str | None,
                       min_count: int | None, size: int | None) -> VocabularyChoice | None:
@@ -127,15 +175,12 @@ def onnx_form(integers: Integers, fixed: bool, opset: int | None) -> OnnxForm:
 
 
 def check_out(out: Path, overwrite: bool) -> None:
-    """Finds out before the work, not after it, that the result cannot be written."""
+    """Finds out before the work, not after it, that the result cannot be written, or that another run is making it."""
     if out.name in ("", "..") or out.is_file():
         raise UsageError(f"--out {out}: give the name of a folder to make")
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out} exists; pass --overwrite or another --out")
-    probe = out.absolute().parent / f".{out.name}.probe-{os.getpid()}"
     try:
-        probe.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+        with claimed(out):
+            if out.exists() and not overwrite:
+                raise UsageError(f"{out} exists; pass --overwrite or another --out")
     except OSError as error:
         raise UsageError(f"--out {out}: cannot write there ({error.strerror})") from error

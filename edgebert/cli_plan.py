@@ -6,30 +6,25 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from edgebert.crew import crew
 from edgebert.device import Budget, DeviceProfile
-from edgebert.errors import EdgeBertError, Interrupted, UsageError
+from edgebert.errors import BudgetError, EdgeBertError, UsageError
 
 if TYPE_CHECKING:
     from edgebert.cache import Cache
     from edgebert.choice import UnderRuntime
+    from edgebert.fleet import Ran
     from edgebert.pipeline import FitResult
     from edgebert.plan import CompressionPlan
     from edgebert.request import FitRequest
+    from edgebert.stored import Stored
 
 console = Console(highlight=False)
-
-
-def budget_text(budget: Budget) -> str:
-    parts = [(budget.max_latency_ms, f"latency {budget.percentile} <= {{:g}} ms"),
-             (budget.max_memory_mb, "memory <= {:g} MB"), (budget.max_size_mb, "file <= {:g} MB"),
-             (budget.max_drop, "drop <= {:g} points")]
-    return ", ".join(text.format(value) for value, text in parts if value is not None) or "no limits"
 
 
 def print_plan(plan: CompressionPlan) -> None:
@@ -55,6 +50,8 @@ def print_plan(plan: CompressionPlan) -> None:
     console.print(f"estimate on {plan.profile}: {own.text()} at {own.percentile}, {own.memory_mb:.0f} MB peak, "
                   f"{own.file_bytes / 1e6:.1f} MB file, {own.macs / 1e6:.0f} M MACs, {own.params / 1e6:.1f} M parameters")
     proof = f"optimal under the additive model; {plan.bound.solver} bound {plan.bound.dual:.4g}"
+    if plan.refined:
+        proof = f"taken by trial; the additive model's optimum has {plan.bound.dual:.4g}, proved by {plan.bound.solver}"
     console.print(f"predicted error before recovery: {plan.predicted_error:.4f} "
                   f"({proof if plan.searched else 'as given, not searched'})")
 
@@ -63,6 +60,20 @@ def print_runtimes(found: Sequence[UnderRuntime]) -> None:
     """The plan's model under each runtime, where there is more than one."""
     for one in found if len(found) > 1 else ():
         console.print(f"  {'*' if one.chosen else ' '} {one.text()}", markup=False)
+
+
+def dry_runs(devices: Sequence[DeviceProfile], budgets: Sequence[Budget], *asked: Any) -> None:
+    """Plans for each device; the first one that no plan fits is raised at the end. asked: as `dry_run` takes it."""
+    from edgebert.search import Infeasible
+
+    missed = []
+    for device, budget in zip(devices, budgets):
+        try:
+            dry_run(device, budget, *asked)
+        except Infeasible as infeasible:
+            missed.append(infeasible)
+    if missed:
+        raise missed[0]
 
 
 def dry_run(device: DeviceProfile, budget: Budget, task: str | None, tables: Path | None, runtime: str,
@@ -77,7 +88,7 @@ def dry_run(device: DeviceProfile, budget: Budget, task: str | None, tables: Pat
                          "its bundle), or a demo --task")
     stored = read_tables(tables or demo_tables(task or ""))
     if not as_json:
-        console.print(f"budget: {budget_text(budget)}")
+        console.print(f"budget: {budget.text()}")
     with _nearest_shown(as_json):
         plan = choose_plan(stored, device, budget, runtime, threads or device.threads, length or stored.length, shorter)
     plan = with_lengths(plan, stored, device, runtime)
@@ -118,42 +129,58 @@ def run(request: FitRequest, cache: Cache, as_json: bool) -> None:
 
 def _fit(request: FitRequest, cache: Cache) -> FitResult:
     from edgebert.progress import Reporter
+    from edgebert.runlog import recorded
 
     reporter = Reporter()
-    reporter.say(f"edgebert fit-device for {request.profile.title}; budget: {budget_text(request.budget)}")
-    from edgebert.pipeline import fit_device
+    reporter.say(f"edgebert fit-device for {request.profile.title}; budget: {request.budget.text()}")
+    with recorded(cache.runs, reporter.seconds):
+        from edgebert.pipeline import fit_device
 
-    return fit_device(request, cache, reporter)
+        return fit_device(request, cache, reporter)
 
 
-def run_fleet(requests: Sequence[FitRequest], cache: Cache, as_json: bool) -> None:
+def run_fleet(requests: Sequence[FitRequest], cache: Cache, workers: str | None, every: bool, as_json: bool) -> None:
     """A run for each device, of which one that fails does not stop the others; the first failure is raised at the end.
-    What they share (the teacher, the tables, equal cuts and files) is made once and taken from the cache."""
-    from exporters.parity import ParityError
+    every: all devices there are were asked for, so that those that no plan fits are no failure while others have one."""
+    from edgebert.fleet import fit_all
+    from edgebert.stored import read_stored
 
-    done: list[tuple[DeviceProfile, FitResult]] = []
-    failed: list[tuple[DeviceProfile, EdgeBertError | ParityError]] = []
-    for request in requests:
-        try:
-            done.append((request.profile, _fit(request, cache)))
-        except Interrupted:
-            raise
-        except (EdgeBertError, ParityError) as error:
-            failed.append((request.profile, error))
-            console.print(f"{request.profile.name}: {error}", markup=False)
+    done: list[tuple[DeviceProfile, Stored]] = []
+    failed: list[Ran] = []
+    for ran in fit_all(requests, cache, workers):
+        if ran.bundle is not None:
+            done.append((ran.profile, read_stored(ran.bundle)))
+            continue
+        failed.append(ran)
+        if not (every and ran.exit_code == BudgetError.exit_code):
+            console.print(f"{ran.profile.name}: {ran.error}", markup=False)
+    order = {request.profile.name: place for place, request in enumerate(requests)}
+    done.sort(key=lambda one: order[one[0].name])
+    failed.sort(key=lambda ran: order[ran.profile.name])
     if as_json:
         print(json.dumps([
-            *({"profile": device.name, "bundle": str(result.bundle), "results": json.loads(result.evidence.dumps())}
-              for device, result in done),
-            *({"profile": device.name, "error": str(error), "exit_code": error.exit_code} for device, error in failed)],
-            indent=1))
+            *({"profile": device.name, "bundle": str(one.folder), "results": json.loads(one.evidence.dumps())}
+              for device, one in done),
+            *({"profile": ran.profile.name, "error": ran.error, "exit_code": ran.exit_code, "code": ran.code}
+              for ran in failed)], indent=1))
     elif crew().main:
         _show_fleet(done)
-    if failed:
-        raise failed[0][1]
+    unfit = [ran for ran in failed if ran.exit_code == BudgetError.exit_code] if every and done else []
+    if unfit and not as_json:
+        console.print(f"no plan fits: {', '.join(ran.profile.name for ran in unfit)}", markup=False)
+    for ran in failed:
+        if ran not in unfit:
+            raise said_by(ran)
 
 
-def _show_fleet(done: Sequence[tuple[DeviceProfile, FitResult]]) -> None:
+def said_by(ran: Ran) -> EdgeBertError:
+    """A failed run's error, as the command line prints it."""
+    error = EdgeBertError(ran.error)
+    error.exit_code, error.code = ran.exit_code, ran.code
+    return error
+
+
+def _show_fleet(done: Sequence[tuple[DeviceProfile, Stored]]) -> None:
     table = Table(title="One bundle a device", title_justify="left")
     for name in ("device", "file", "predicted ms", "MB", "of teacher here", "test", "bundle"):
         table.add_column(name, overflow="fold", justify="left" if name in ("device", "file", "bundle") else "right")
@@ -164,7 +191,7 @@ def _show_fleet(done: Sequence[tuple[DeviceProfile, FitResult]]) -> None:
             if file.test is not None:
                 table.add_row(device.name, file.name, f"{result.plan.estimate.tail_ms:.3g}",
                               f"{file.file_bytes / 1e6:.1f}", f"{file.timing.p50_ms / whole[file.format]:.2f}",
-                              f"{file.test.points:.2f}", str(result.bundle))
+                              f"{file.test.points:.2f}", str(result.folder))
     console.print(table)
 
 

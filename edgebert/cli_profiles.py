@@ -68,7 +68,7 @@ def show(name: Annotated[str, typer.Argument(help="A name, or a path to a .toml 
 
     from rich.table import Table
 
-    from edgebert.cli_plan import budget_text, console
+    from edgebert.cli_plan import console
     from edgebert.device import load_profile
 
     profile = load_profile(name)
@@ -80,7 +80,7 @@ def show(name: Annotated[str, typer.Argument(help="A name, or a path to a .toml 
         taken = f", priced as {cluster.family}" if cluster.family else ""
         console.print(f"  {cluster.count} x {cluster.name} {cluster.ghz:g} GHz{taken}", markup=False)
     console.print(f"  {profile.ram_mb} MB, {profile.bandwidth_gbs:g} GB/s; default budget: "
-                  f"{budget_text(profile.budget)}; {profile.threads} thread(s)")
+                  f"{profile.budget.text()}; {profile.threads} thread(s)")
     for threads, mask in profile.affinity:
         console.print(f"  {threads} thread(s): cores {mask}")
     for fact, source in profile.sources:

@@ -120,6 +120,7 @@ def train_elastic(
     from edgebert.data import Columns
     from edgebert.elastic_stages import settings_for
     from edgebert.progress import Reporter
+    from edgebert.runlog import recorded
     from edgebert.train_elastic import ElasticRequest, train_elastic
 
     settings = settings_for(
@@ -132,7 +133,9 @@ def train_elastic(
         columns=Columns(text_column, pair_column, label_column), kind=task_type, metric=metric, length=length,
         vocabulary=vocabulary, teacher_epochs=teacher_epochs, criterion=criterion.value, tensorboard=tensorboard,
         overwrite=overwrite, seed=seed, command=shlex.join(["edgebert", *sys.argv[1:]]))
-    supernet = train_elastic(request, Cache(cache or default_cache(), resume), Reporter())
+    stages, reporter = Cache(cache or default_cache(), resume), Reporter()
+    with recorded(stages.runs, reporter.seconds):
+        supernet = train_elastic(request, stages, reporter)
     if as_json:
         print((supernet.folder / "supernet.json").read_text(encoding="utf-8"), end="")
     else:

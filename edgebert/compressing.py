@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from edgebert import cost
-from edgebert.bundle import move_into_place
 from edgebert.cache import Cache
+from edgebert.claim import claiming, made_beside, move_into_place
 from edgebert.compress.sparsity import weight_sizes
 from edgebert.compressors import METHODS
 from edgebert.crew import leave_to_main
@@ -35,11 +34,10 @@ from edgebert.stages import (
     student_of,
     teacher_of,
 )
-from edgebert.supernet import temporary_beside
 from edgebert.tokenization import write_tokenizer
 
 SCHEMA = 1
-RECOVERIES = ("none", *(effort for effort in EFFORTS if effort != "full"))
+RECOVERIES = ("none", "standard", "thorough")
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class CompressRequest(RunRequest):
     """One run of `compress`.
 
     method: of compressors.METHODS. keep: a share in (0, 1], of what the method says. recover: "none", or how long to
-    distil afterwards, as an effort of `fit-device`.
+    distil afterwards, as that effort of `fit-device` does.
     """
 
     method: str
@@ -72,6 +70,7 @@ class CompressRequest(RunRequest):
 NOT_RECOVERED = ("zeros", "snip", "adapt", "rigl", "tickets")
 
 
+@claiming
 def compress(request: CompressRequest, cache: Cache, reporter: Reporter) -> dict[str, Any]:
     """Fine-tunes where needed, runs the method, scores before and after, and writes `request.out`: a checkpoint that
     `edgebert export` and transformers open, with compress.json, which is returned."""
@@ -112,13 +111,10 @@ def _write(request: CompressRequest, material: Material, net: Encoder, kept: tup
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    made = temporary_beside(request.out)
     sources = material.checkpoint.source_layers
-    try:
+    with made_beside(request.out) as made:
         wrap(net, material.data.labels, tuple(sources[i] for i in kept) if sources else kept,
              kind=material.data.kind).save_pretrained(made)
         write_tokenizer(material.checkpoint.folder, made)
         (made / "compress.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         move_into_place(made, request.out, request.overwrite)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)

@@ -7,6 +7,7 @@ embeddings -> recovery (`stages.student_of`) -> quantisation (the exporters). Ea
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from edgebert.compress.embeddings import factor_word_table, word_frequencies
 from edgebert.compress.lowrank import lowrank
-from edgebert.compress.moments import second_moments
+from edgebert.compress.moments import Moments, second_moments
 from edgebert.compress.obs import CRITERION as OBS
 from edgebert.compress.obs import operate
 from edgebert.compress.refit import refit
@@ -45,9 +46,11 @@ class Cut:
     basis: Tensor | None = None
 
 
-def cut_of(plan: CompressionPlan, origin: Encoder, material: Material, methods: tuple[str, ...], work: Workplace) -> Cut:
+def cut_of(plan: CompressionPlan, origin: Encoder, material: Material, methods: tuple[str, ...], work: Workplace,
+           seen: Callable[[], list[dict[str, Moments]]] | None = None) -> Cut:
     """The layers, heads and neurons that the plan keeps of `origin`, with the weights that go with its criterion;
-    refitted where that scores better on the selection split; stored as the plan says."""
+    refitted where that scores better on the selection split; stored as the plan says. seen: gives the moments of what
+    enters `output` and `down` of the origin on `calibration` rows, where several plans are cut; None to measure them."""
     subnet, shape = plan.subnet, plan.shape
     cuts = subnet.whole != SubnetSpec.full(origin.shape)
     updated = cuts and plan.provenance.get("criterion") == OBS
@@ -60,7 +63,7 @@ def cut_of(plan: CompressionPlan, origin: Encoder, material: Material, methods: 
         units, reasons = (subnet.whole, plan.kept_heads, plan.kept_neurons), []
         batches = calibration(material.train, work)
         if updated:
-            net = operate(origin, second_moments(origin, batches, ("output", "down")), *units)
+            net = operate(origin, seen() if seen else second_moments(origin, batches, ("output", "down")), *units)
         else:
             net = extract(origin, *units)
         if "refit" in methods and cuts:

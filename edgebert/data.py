@@ -19,6 +19,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from device_bench.strict_json import bounded_text, strict_json
 from edgebert.data_files import Table, open_tables
 from edgebert.data_kinds import (
     ANSWERS,
@@ -137,8 +138,8 @@ def _read_task(source: Path) -> Mapping[str, Any]:
     if not path.is_file():
         return {}
     try:
-        task = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        task = strict_json(bounded_text(path))
+    except (OSError, ValueError) as error:
         raise UsageError(f"{path}: not readable as JSON ({error})") from error
     if not isinstance(task, dict) or not isinstance(task.get("name", ""), str):
         raise UsageError(f"{path}: expected an object whose `name` is a string")

@@ -11,18 +11,21 @@ import csv
 import gzip
 import io
 import json
-import re
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from device_bench.strict_json import MOST_NESTED, bounded_text, nested_too_deeply, strict_json
 from edgebert.errors import UsageError
 
 MAX_EXPANDED_BYTES = 4 * 2**30
 MAX_LINE_BYTES = 16 * 2**20
-MAX_NESTING = 100
+MAX_RATIO, FREE_BYTES = 100, 64 * 2**20
+"""How much larger than its file the content may be, beyond so many bytes: text packs to a tenth, bombs to a
+thousandth."""
 TEXT_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
 SPLIT_NAMES = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
@@ -104,6 +107,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Decoded lines from 1, line ends kept; a byte order mark is dropped. Stops at the two size bounds."""
     with open(path, "rb") as raw:
         stream = io.BufferedReader(gzip.GzipFile(fileobj=raw), 2**20) if path.suffix.lower() == ".gz" else raw
+        limit = min(MAX_EXPANDED_BYTES, max(FREE_BYTES, MAX_RATIO * os.fstat(raw.fileno()).st_size))
         expanded_bytes = 0
         number = 0
         try:
@@ -112,8 +116,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 expanded_bytes += len(line)
                 if len(line) > MAX_LINE_BYTES:
                     raise UsageError(f"{path.name} line {number}: longer than {MAX_LINE_BYTES} bytes")
-                if expanded_bytes > MAX_EXPANDED_BYTES:
-                    raise _too_large(path.name)
+                if expanded_bytes > limit:
+                    raise _too_large(path.name, limit)
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise UsageError(f"{path.name} line {number}: byte {error.start + 1} is not UTF-8; "
@@ -125,8 +129,9 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             raise UsageError(f"{path.name}: cannot be read after line {number} ({reason})") from error
 
 
-def _too_large(file: str) -> UsageError:
-    return UsageError(f"{file}: expands to more than {MAX_EXPANDED_BYTES} bytes; give a smaller file")
+def _too_large(file: str, limit: int | None = None) -> UsageError:
+    return UsageError(f"{file}: expands to more than {limit or MAX_EXPANDED_BYTES} bytes; give a smaller file, or one "
+                      "that is not packed")
 
 
 def _opened(file: str, unit: str, rows: Iterator[Numbered], columns: tuple[str, ...] = (),
@@ -143,26 +148,13 @@ def _opened(file: str, unit: str, rows: Iterator[Numbered], columns: tuple[str, 
     return Table(file, unit, columns or tuple(first[1]), again(), first[1], class_names or {}, plain)
 
 
-def _nested_too_deeply(line: str) -> bool:
-    """More than MAX_NESTING brackets open at once. Asked before parsing: a library that raises Python's recursion
-    limit turns a line of opening brackets into a crash of the whole process."""
-    if line.count("[") + line.count("{") <= MAX_NESTING:
-        return False
-    depth = 0
-    for bracket in re.findall(r"[\[\]{}]", re.sub(r'"(?:[^"\\]|\\.)*"', "", line)):
-        depth += 1 if bracket in "[{" else -1
-        if depth > MAX_NESTING:
-            return True
-    return False
-
-
 def _json_table(path: Path) -> Table:
     def rows() -> Iterator[Numbered]:
         for number, line in _lines(path):
             if line.isspace():
                 continue
-            if _nested_too_deeply(line):
-                raise UsageError(f"{path.name} line {number}: not JSON rows (more than {MAX_NESTING} brackets inside "
+            if nested_too_deeply(line):
+                raise UsageError(f"{path.name} line {number}: not JSON rows (more than {MOST_NESTED} brackets inside "
                                  "each other)")
             try:
                 row = json.loads(line)
@@ -236,6 +228,7 @@ def _saved_tables(folder: Path) -> dict[str, Table]:
         import pyarrow
     except ImportError as error:
         raise UsageError(f"{folder}: reading a saved dataset needs datasets; pip install datasets") from error
+    _refuse_strangers(folder)
     try:
         saved = datasets.load_from_disk(str(folder))
     except Exception as error:  # the library raises whatever a damaged folder trips over
@@ -252,6 +245,26 @@ def _saved_tables(folder: Path) -> dict[str, Table]:
         rows = _arrow_rows(name, batches, pyarrow.ArrowException)
         tables[split] = _opened(f"{folder.name}/{name}", "row", rows, tuple(dataset.column_names), names)
     return tables
+
+
+def _refuse_strangers(folder: Path) -> None:
+    """The files that a saved dataset names lie in its folders. Raises UsageError."""
+    try:
+        splits = [folder]
+        if (folder / "dataset_dict.json").is_file():
+            names = strict_json(bounded_text(folder / "dataset_dict.json"))["splits"]
+            splits = [folder / _plain(name) for name in names]
+        for split in splits:
+            for entry in strict_json(bounded_text(split / "state.json"))["_data_files"]:
+                _plain(entry["filename"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{folder}: not a readable saved dataset ({_one_line(str(error))})") from error
+
+
+def _plain(name: Any) -> str:
+    if not isinstance(name, str) or name != Path(name).name or not name.isprintable():
+        raise ValueError(f"{name!r:.60} is no file of its folder")
+    return name
 
 
 def _arrow_rows(file: str, batches: Iterable[Any], broken: type[Exception]) -> Iterator[Numbered]:

@@ -201,7 +201,7 @@ def _labels(value: Any, names: tuple[str, ...] | None) -> tuple[str, ...]:
 def _number(value: Any, names: tuple[str, ...] | None) -> float:
     try:
         number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else None
-    except ValueError:
+    except (ValueError, OverflowError):
         number = None
     if number is None or not math.isfinite(number):
         raise ValueError(f"a label must be a number, found {value!r:.40}")

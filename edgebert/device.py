@@ -15,6 +15,7 @@ from edgebert.profile_reader import ProfileReader, nearest
 RUNTIMES = ("onnx", "tflite")
 PRECISIONS = ("fp32", "int8")
 PERCENTILES = ("p50", "p90")
+MOST_CORES = 4096
 PROVENANCES = ("measured", "derived", "guessed")
 FACTS = ("cores", "isa", "memory", "affinity", "p90_over_p50")
 """What a profile must give a source for; affinity only where it names core masks."""
@@ -52,6 +53,13 @@ class Budget:
         sides = ((f"{self.percentile} latency", latency_ms, self.max_latency_ms, "ms"),
                  ("peak memory", memory_mb, self.max_memory_mb, "MB"), ("file size", size_mb, self.max_size_mb, "MB"))
         return [(what, value, limit, unit) for what, value, limit, unit in sides if limit is not None and value > limit]
+
+    def text(self) -> str:
+        """The limits in words: "latency p90 <= 12 ms, file <= 20 MB"."""
+        parts = [(self.max_latency_ms, f"latency {self.percentile} <= {{:g}} ms"),
+                 (self.max_memory_mb, "memory <= {:g} MB"), (self.max_size_mb, "file <= {:g} MB"),
+                 (self.max_drop, "drop <= {:g} points")]
+        return ", ".join(text.format(value) for value, text in parts if value is not None) or "no limits"
 
     def override(self, **flags: float | str | None) -> Budget:
         """This budget with every flag that is not None put in place of the profile's default."""
@@ -274,6 +282,9 @@ def _require_consistent(profile: DeviceProfile, check: ProfileReader) -> None:
     """What no single value shows. Raises UsageError."""
     if profile.name != check.path.stem:
         raise check.fail("name", f"is '{profile.name}' but the file is called {check.path.name}")
+    cores = sum(cluster.count for cluster in profile.clusters)
+    if not 1 <= cores <= MOST_CORES:
+        raise check.fail("cluster", f"the clusters have {cores} cores together, 1 to {MOST_CORES} are possible")
     seen: set[tuple[str, str, int]] = set()
     for index, row in enumerate(profile.rows):
         if row.key in seen:
@@ -282,7 +293,6 @@ def _require_consistent(profile: DeviceProfile, check: ProfileReader) -> None:
     for name in profile.isa:
         if name not in derive.ISA:
             raise check.fail("isa", f"'{name}' is not an instruction set that matters here, {nearest(name, derive.ISA)}")
-    cores = sum(cluster.count for cluster in profile.clusters)
     if not 1 <= profile.threads <= cores:
         raise check.fail("threads", f"the device has {cores} cores")
     for threads, mask in profile.affinity:

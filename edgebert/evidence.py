@@ -6,11 +6,13 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from device_bench.strict_json import strict_json
 from edgebert.errors import UsageError
 from edgebert.spec import EncoderShape
 
 if TYPE_CHECKING:
     from edgebert.choice import UnderRuntime
+    from edgebert.cost import Estimate
     from edgebert.lengths import Cut, Served
     from exporters.execution import Execution
 
@@ -55,7 +57,8 @@ class Timing:
 class FileEvidence:
     """One exported file. role: "student" (in the bundle) or "teacher" (made for comparison only). test: the score of
     the file itself, run by its runtime. timing: all files of a run are timed interleaved in one process, at the longest
-    input. shorter: (length, median milliseconds) of the file's other lengths, in the same process."""
+    input. shorter: (length, median milliseconds) of the file's other lengths, in the same process. point: which of the
+    subnets that share their weights it is, 1 the largest."""
 
     role: str
     name: str
@@ -66,6 +69,7 @@ class FileEvidence:
     test: Score | None
     timing: Timing
     shorter: tuple[tuple[int, float], ...] = ()
+    point: int = 1
 
 
 @dataclass(frozen=True)
@@ -100,13 +104,84 @@ class Example(NamedTuple):
     answer: str
 
 
+class ClassEvidence(NamedTuple):
+    """A label that stands `rows` times in the test split (a type of span: so many spans). teacher, file: how many of
+    these the torch teacher and the shipped file find."""
+
+    label: str
+    rows: int
+    teacher: int
+    file: int
+
+
+class Lapse(NamedTuple):
+    """A row of the test split that the teacher had right and the shipped file has wrong."""
+
+    text: str
+    pair: str | None
+    truth: str
+    teacher: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What differs between the answers of the teacher and of the shipped file on the test split. worse, better: rows that
+    only the teacher has right, and only the file; of numbers, rows that are further from the truth, and nearer to it.
+    lapses: the first of the worse rows, of numbers those furthest off."""
+
+    worse: int
+    better: int
+    lapses: tuple[Lapse, ...]
+
+
+class SharedFile(NamedTuple):
+    """The operating points in one format. file_bytes: of all of them together. largest_bytes: of the largest one's file
+    alone. apart_bytes: of files of each alone, added up."""
+
+    format: str
+    file_bytes: int
+    largest_bytes: int
+    apart_bytes: int
+
+
+@dataclass(frozen=True)
+class PointEvidence:
+    """One of the subnets that share their weights. layers: "12x1536 ..." of the kept ones. dev, test: scores in torch.
+    files: it in the shared files, timed interleaved with the other points'."""
+
+    number: int
+    layers: str
+    estimate: Estimate
+    predicted_error: float
+    params: int
+    dev: Score
+    test: Score
+    files: tuple[FileEvidence, ...]
+
+
+@dataclass(frozen=True)
+class Times:
+    """How long a run was expected to take, before anything slow began and by the plan, and how long it took until its
+    bundle was to be written: seconds of the wall, and of the processor, which other programs disturb less."""
+
+    expected_s: float
+    expected_processor_s: float
+    by_plan_s: float | None = None
+    by_plan_processor_s: float | None = None
+    took_s: float | None = None
+    took_processor_s: float | None = None
+
+
 @dataclass(frozen=True)
 class Evidence:
     """Everything measured in a run. kind: of task. labels: names of the outputs. host: facts of the machine that timed
     the files, which is not the target unless `host_is_target`. seconds: wall time of each stage, 0 where the stage
     came from the cache. cuts: what cutting rows to `length` takes from each split. served: what each length of a TFLite
     file serves. runtimes: the plan's model under each runtime the profile knows. executions: the kernels that the
-    student's files run in here."""
+    student's files run in here. classes: of the labels, the one found least often first; none for numbers and answers to
+    questions. changes: None in results of older versions. times: None where several processes made the run.
+    points, shared: of operating points, the largest first."""
 
     task: str
     kind: str
@@ -126,6 +201,11 @@ class Evidence:
     served: tuple[Served, ...] = ()
     runtimes: tuple[UnderRuntime, ...] = ()
     executions: tuple[Execution, ...] = ()
+    classes: tuple[ClassEvidence, ...] = ()
+    changes: Changes | None = None
+    times: Times | None = None
+    points: tuple[PointEvidence, ...] = ()
+    shared: tuple[SharedFile, ...] = ()
 
     def model(self, role: str) -> ModelEvidence:
         return next(m for m in self.models if m.role == role)
@@ -146,16 +226,13 @@ class Evidence:
         from exporters.execution import Execution
 
         try:
-            value = json.loads(text)
+            value = strict_json(text)
             if value.pop("schema") != SCHEMA:
                 raise UsageError(f"results.json has another schema; this version reads {SCHEMA}")
             score = lambda s: None if s is None else Score(**s)  # noqa: E731
             models = tuple(ModelEvidence(**{**m, "shape": EncoderShape.from_json(m["shape"]), "dev": score(m["dev"]),
                                             "test": score(m["test"])}) for m in value.pop("models"))
-            files = tuple(FileEvidence(**{**f, "test": score(f["test"]), "timing": Timing(**{
-                **f["timing"], "samples_ns": tuple(f["timing"]["samples_ns"]),
-                "warnings": tuple(f["timing"]["warnings"])}), "shorter": tuple(map(tuple, f.get("shorter", ())))})
-                for f in value.pop("files"))
+            files = tuple(map(_file, value.pop("files")))
             runtimes = tuple(UnderRuntime(**{**r, "estimate": r["estimate"] and Estimate(**r["estimate"])})
                              for r in value.pop("runtimes", ()))
             return cls(models=models, files=files, parity=tuple(ParityRow(**p) for p in value.pop("parity")),
@@ -165,6 +242,28 @@ class Evidence:
                        cuts=tuple(Cut(**c) for c in value.pop("cuts", ())),
                        served=tuple(Served(**s) for s in value.pop("served", ())), runtimes=runtimes,
                        executions=tuple(Execution(**{**e, "float_products": tuple(e["float_products"])})
-                                        for e in value.pop("executions", ())), **value)
+                                        for e in value.pop("executions", ())),
+                       classes=tuple(ClassEvidence(*c) for c in value.pop("classes", ())),
+                       changes=_changes(value.pop("changes", None)), times=_times(value.pop("times", None)),
+                       points=tuple(PointEvidence(**{**p, "estimate": Estimate(**p["estimate"]), "dev": Score(**p["dev"]),
+                                                     "test": Score(**p["test"]), "files": tuple(map(_file, p["files"]))})
+                                    for p in value.pop("points", ())),
+                       shared=tuple(SharedFile(*s) for s in value.pop("shared", ())), **value)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"results.json is damaged: {error}") from error
+
+
+def _file(value: dict[str, Any]) -> FileEvidence:
+    timing = value["timing"]
+    return FileEvidence(**{
+        **value, "test": value["test"] and Score(**value["test"]),
+        "timing": Timing(**{**timing, "samples_ns": tuple(timing["samples_ns"]), "warnings": tuple(timing["warnings"])}),
+        "shorter": tuple(map(tuple, value.get("shorter", ())))})
+
+
+def _changes(value: dict[str, Any] | None) -> Changes | None:
+    return value and Changes(**{**value, "lapses": tuple(Lapse(*lapse) for lapse in value["lapses"])})
+
+
+def _times(value: dict[str, Any] | None) -> Times | None:
+    return value and Times(**value)

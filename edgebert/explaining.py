@@ -108,6 +108,8 @@ def explain(plan: CompressionPlan, tables: ErrorTables, profile: DeviceProfile) 
     if abs(own.latency_ms / plan.estimate.latency_ms - 1) > 1e-3:
         notes.append(f"the profile {profile.name} now says {own.latency_ms:.3g} ms where the plan was made with "
                      f"{plan.estimate.latency_ms:.3g} ms")
+    if plan.refined:
+        notes.append(f"the plan was refined by trying plans: {plan.provenance['refined']}")
     best = after = None
     try:
         best = search(tables, profile, plan.budget, plan.runtime, plan.threads, plan.length, shorter=plan.shorter)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from edgebert.bundle import move_into_place
 from edgebert.checkpoint import load_checkpoint, resolve, tuned_kind
+from edgebert.claim import claimed, made_beside, move_into_place
 from edgebert.errors import UsageError
 from edgebert.interop.runtime_config import write_runtime_config
 from edgebert.progress import Reporter
@@ -64,10 +62,8 @@ def export(model: str, out: Path, formats: tuple[str, ...] = ("onnx", "tflite"),
     whole = Precision.uniform(precision, len(checkpoint.net.layers))
     texts = [text for text in PROBE_TEXTS if text.strip()]
     rows = encode(load_tokenizer(folder), texts, texts[::-1] if spec.token_types else None, length)
-    made = out.with_name(f".{out.name}.tmp-{os.getpid()}")
-    made.mkdir(parents=True)
     artifacts, checks = [], []
-    try:
+    with claimed(out), made_beside(out) as made:
         for format in formats:
             target = made / file_name(format, precision, compat if format == "tflite" else None)
             with reporter.stage(f"export {target.name}"), quietly():
@@ -92,6 +88,4 @@ def export(model: str, out: Path, formats: tuple[str, ...] = ("onnx", "tflite"),
                 path = write_text_model(made, artifacts[formats.index("onnx")].path, length, own_texts)
             artifacts.append(Artifact.of(path, "onnx", precision, spec))
         move_into_place(made, out, overwrite)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return Exported(out, tuple(replace(artifact, path=out / artifact.path.name) for artifact in artifacts), parity)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from device_bench.strict_json import bounded_text, strict_json
 from edgebert import cost
 from edgebert.errors import UsageError
 from edgebert.layout import kind_of, layout_for, shape_of
@@ -59,21 +59,21 @@ def _counted(target: Path, kind: str, shape: EncoderShape, length: int, files: d
 
 def _plan(path: Path) -> CompressionPlan:
     try:
-        return CompressionPlan.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
+        return CompressionPlan.loads(bounded_text(path))
+    except ValueError as error:
         raise UsageError(f"{path}: not a plan, nor a checkpoint folder, bundle, .onnx or .tflite") from error
 
 
 def _checkpoint_shape(path: Path) -> EncoderShape:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = strict_json(bounded_text(path))
         kind = config["model_type"]
     except FileNotFoundError as error:
         raise UsageError(f"{path.parent}: neither a checkpoint (no config.json) nor a bundle") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path}: not a checkpoint's config ({error})") from error
-    labels = len(config.get("id2label") or {0: "", 1: ""})
     try:
+        labels = len(config.get("id2label") or {0: "", 1: ""})
         if kind == "edgebert":
             layers = layers_of(config["layer_heads"], config["layer_ffn"], config.get("layer_qk_dim"),
                                config.get("layer_ranks"))
@@ -83,5 +83,5 @@ def _checkpoint_shape(path: Path) -> EncoderShape:
                                 config.get("embedding_size", 0), config.get("word_rank", 0))
         head = HEAD_OF_KIND[kind_of(config) or "single_label_classification"]
         return shape_of(SimpleNamespace(**config), layout_for(kind), labels, head)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise UsageError(f"{path}: the config lacks or breaks {error}") from error

@@ -12,7 +12,7 @@ sum of all errors of the optimum, far below what an error table resolves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -25,6 +25,7 @@ FRAME = -1
 """The "layer" of embedding and head, which share one choice of precision, but for a word table in 4 bits."""
 
 _TIE = 1e-7
+_AT_ONCE = 128  # rows compared with all rows kept before them in one go
 _SCALE = 1e3  # limits become this number: the solver's tolerance of 1e-6 is then 1e-9 of each limit
 
 
@@ -73,26 +74,31 @@ class Bound:
     solver: str
 
 
-def undominated(options: Iterable[Option]) -> list[Option]:
-    """Options of one block that no other one beats or equals in every respect; of equals the first stays."""
+def efficient(costs: np.ndarray) -> list[int]:
+    """Of rows [n, costs] the places of those that no other row beats or equals in every cost, in lexicographic order; of
+    equal rows the first stays."""
     import numpy as np
 
-    ordered = sorted(options, key=lambda o: o.costs)
-    costs = np.array([option.costs for option in ordered])
-    kept: list[int] = []
-    for index, own in enumerate(costs):
-        if not (costs[kept] <= own).all(1).any():
-            kept.append(index)
-    return [ordered[index] for index in kept]
+    order = np.lexsort(costs.T[::-1])
+    kept = costs[:0]
+    places: list[int] = []
+    for start in range(0, len(order), _AT_ONCE):  # only a row before it, in this order, can beat or equal one
+        here = order[start : start + _AT_ONCE]
+        here = here[~(kept[None] <= costs[here][:, None]).all(2).any(1)]
+        rows = costs[here]
+        here = here[~np.tril((rows[None] <= rows[:, None]).all(2), -1).any(1)]
+        kept = np.concatenate([kept, costs[here]])
+        places += here.tolist()
+    return places
 
 
 def solve(options: tuple[Option, ...], drops: tuple[float, ...], limits: dict[str, float], minimise: str,
-          elastic: bool = False, without: tuple[Option, ...] = ()) -> tuple[tuple[Option, ...], Bound] | None:
+          elastic: bool = False, without: Sequence[tuple[Option, ...]] = ()) -> tuple[tuple[Option, ...], Bound] | None:
     """Chosen options, by layer, and the certificate; None where no choice keeps every limit.
 
     drops: error of leaving each layer out. limits: "latency_ms", "memory_mb", "size_mb", "error" -> at most.
-    elastic: limits may be exceeded, and the sum of the relative excesses is minimised instead. without: the options of
-    one whole choice, which is not to be chosen again.
+    elastic: limits may be exceeded, and the sum of the relative excesses is minimised instead. without: whole
+    choices, by their options, which are not to be chosen again.
     """
     import numpy as np
     import scipy
@@ -153,9 +159,9 @@ def solve(options: tuple[Option, ...], drops: tuple[float, ...], limits: dict[st
     row = column(lambda o: o.streamed_ms)
     row[streamed] = -1
     require(row, -np.inf, 0)
-    if without:  # a choice that holds all of them holds others too
-        row = column(lambda o: 1.0 if o in without else -1.0)
-        require(row, -np.inf, len(without) - 1)
+    for chosen in without:  # what holds all of its options, and no other ones, is that choice
+        there = set(chosen)
+        require(column(lambda o, there=there: 1.0 if o in there else -1.0), -np.inf, len(chosen) - 1)
     for index, (name, limit) in enumerate(limits.items()):
         weights, constant = total(name)
         unit = _SCALE / max(abs(limit), 1e-12)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgebert.errors import UsageError
-from edgebert.spec import EncoderShape, LayerSpec
+from edgebert.spec import LARGEST, MOST_LAYERS, MOST_UNITS, EncoderShape, LayerSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,18 +131,26 @@ def shape_of(config: object, layout: Layout, labels: int, head: str = "sequence"
         raise UsageError("only absolute position embeddings are supported")
     if getattr(config, "is_decoder", False):
         raise UsageError("the checkpoint is a decoder; only encoders, which see the whole input, are supported")
-    hidden, heads = getattr(config, layout.config_hidden), getattr(config, layout.config_heads)
+    hidden, heads = _size(config, layout.config_hidden), _size(config, layout.config_heads)
     if hidden % heads:
-        counts = ", ".join(str(count) for count in range(1, hidden + 1) if hidden % count == 0)
+        counts = ", ".join(str(count) for count in range(1, min(hidden, MOST_UNITS) + 1) if hidden % count == 0)
         raise UsageError(f"hidden size {hidden} is not a multiple of {heads} heads; a width of {hidden} divides into "
                          f"{counts} of them")
-    layer = LayerSpec(heads, getattr(config, layout.config_ffn))
+    layer = LayerSpec(heads, _size(config, layout.config_ffn))
     return EncoderShape(
-        hidden, hidden // heads, config.vocab_size, config.max_position_embeddings - spare_positions(config, layout),
-        1 if layout.config_types is None else getattr(config, layout.config_types), labels,
-        (layer,) * getattr(config, layout.config_layers), head,
+        hidden, hidden // heads, _size(config, "vocab_size"),
+        _size(config, "max_position_embeddings") - spare_positions(config, layout),
+        1 if layout.config_types is None else _size(config, layout.config_types), labels,
+        (layer,) * _size(config, layout.config_layers, MOST_LAYERS), head,
         layout.head_activation if head == "sequence" else "tanh",
-        hidden if layout.config_embedding is None else getattr(config, layout.config_embedding))
+        hidden if layout.config_embedding is None else _size(config, layout.config_embedding))
+
+
+def _size(config: object, name: str, most: int = LARGEST) -> int:
+    value = getattr(config, name)
+    if type(value) is not int or not 1 <= value <= most:
+        raise UsageError(f"the config's {name} must be a whole number from 1 to {most}, got {value!r:.40}")
+    return value
 
 
 def spare_positions(config: object, layout: Layout) -> int:
@@ -150,6 +158,8 @@ def spare_positions(config: object, layout: Layout) -> int:
     if not layout.positions_follow_padding:
         return 0
     padding = getattr(config, "pad_token_id", 1)
+    if padding is not None and (type(padding) is not int or not 0 <= padding <= LARGEST):
+        raise UsageError(f"the config's pad_token_id must be a whole number, got {padding!r:.40}")
     return (1 if padding is None else padding) + 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -35,7 +36,8 @@ class Material:
     """checkpoint: with a classifier for the data's labels. inputs: the longest input, and whether there are token
     types. tokens: of a training row, nothing cut off -> how many rows have so many. cuts: what cutting rows takes
     from train, dev and test. train: weights learn from it; select: choices are made on it; dev: passes or fails the
-    result; test: only reported. scorers: what judges the answers to the last three, by name. coverage: of the trimmed
+    result; test: only reported. scorers: what judges the answers to the last three, by name. read_from: the
+    checkpoint's folder and the data's file or folder, as they were given. coverage: of the trimmed
     vocabulary, None where it is whole; the checkpoint, its folder and the rows are then those of the trimmed one, and
     `gather` of the same request with vocabulary None gives what it was before."""
 
@@ -49,6 +51,7 @@ class Material:
     dev: Rows
     test: Rows
     scorers: Mapping[str, Scorer]
+    read_from: tuple[Path, Path]
     coverage: Coverage | None = None
 
     @property
@@ -72,8 +75,9 @@ def gather(request: RunRequest, reporter: Reporter, cache: Cache | None = None) 
     The length is the request's, or the shortest usual one that holds 99.5 % of the training rows uncut.
     cache: where a checkpoint with a trimmed vocabulary is kept; None is the usual one.
     """
-    folder = resolve(request.model) if request.model else demo_model_folder()
-    data = load_dataset(request.data or demo_task_folder(request.task or ""), request.columns, request.kind)
+    folder = given = resolve(request.model) if request.model else demo_model_folder()
+    source = request.data or demo_task_folder(request.task or "")
+    data = load_dataset(source, request.columns, request.kind)
     metric = choose_metric(data.kind, data.labels, request.metric)
     coverage = None
     if request.vocabulary is not None:
@@ -110,7 +114,8 @@ def gather(request: RunRequest, reporter: Reporter, cache: Cache | None = None) 
         if name != "train":
             scorers[name] = Scorer(data.kind, metric, data.labels, truth)
     tokens = count_lengths(rows["train"].lengths if data.kind == ANSWERS else found["train"])
-    return Material(checkpoint, data, inputs, tokens, cuts, **rows, scorers=scorers, coverage=coverage)
+    return Material(checkpoint, data, inputs, tokens, cuts, **rows, scorers=scorers, read_from=(given, source),
+                    coverage=coverage)
 
 
 def _cut(name: str, counts: np.ndarray, split: Split, kind: str, tokenizer: Tokenizer, length: int) -> Cut:

@@ -21,7 +21,7 @@ METHODS = {
 
 DEFAULT = ("refit",)
 
-SAID = ("vocabulary", "refit", "stream", "low rank", "embeddings")
+SAID = ("vocabulary", "refit", "stream", "low rank", "embeddings", "refined")
 """What a plan's provenance may say a sentence about."""
 
 

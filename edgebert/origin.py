@@ -43,6 +43,12 @@ def require_origin(request: FitRequest, supernet: Supernet | None, material: Mat
         sandwich().space(material.checkpoint.net.shape)
 
 
+def supernet_criterion(request: FitRequest) -> str:
+    """How units of a supernet are ranked. What stays is trained in every width: updates that make up for one cut have no
+    place in it."""
+    return "fisher" if request.criterion == OBS else request.criterion
+
+
 def origin_of(request: FitRequest, supernet: Supernet | None, material: Material, teacher: Encoder,
               work: Workplace) -> Origin:
     """The opened supernet, or one trained now (effort "full"), or the teacher, with the errors of all that the request's
@@ -51,9 +57,7 @@ def origin_of(request: FitRequest, supernet: Supernet | None, material: Material
         net = load_checkpoint(supernet.weights_folder, material.data.labels, kind=material.data.kind).net
         origin = Origin(net, supernet.tables, supernet.space)
     elif request.effort == "full":
-        # What stays is trained in every width: updates that make up for one cut have no place in a supernet.
-        criterion = "fisher" if request.criterion == OBS else request.criterion
-        elastic = elastic_of(teacher, material, sandwich(), criterion, work)
+        elastic = elastic_of(teacher, material, sandwich(), supernet_criterion(request), work)
         origin = Origin(elastic.net, tables_of(elastic.net, material.data, material.train, IN_ORDER, work), elastic.space)
     else:
         origin = Origin(teacher, tables_of(teacher, material.data, material.train, request.criterion, work))

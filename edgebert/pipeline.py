@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,10 +10,12 @@ from edgebert.benching import bench, over_budget
 from edgebert.bundling import Outcome, keep_failed, write_bundle
 from edgebert.cache import Cache
 from edgebert.choice import by_runtime, candidates, choose_plan, fastest_within, with_lengths
+from edgebert.claim import claiming
 from edgebert.crew import leave_to_main
 from edgebert.cutting import Cut, cut_of
-from edgebert.errors import AccuracyError, OverBudgetError
+from edgebert.errors import AccuracyError, EdgeBertError, OverBudgetError, UsageError
 from edgebert.evidence import Evidence
+from edgebert.forecast import say_again, say_first, say_taken, taken
 from edgebert.given import as_given, require_given
 from edgebert.material import Material, gather
 from edgebert.methods import why_searched
@@ -20,16 +23,19 @@ from edgebert.modeling import Encoder
 from edgebert.on_device import missed_there, settled
 from edgebert.origin import Origin, origin_of, require_origin
 from edgebert.plan import CompressionPlan
+from edgebert.point_stages import points_of, smaller_plans
 from edgebert.pricing import options_of
 from edgebert.progress import Reporter
 from edgebert.prove import Nets, Unproven, evaluate, prove
-from edgebert.request import EFFORTS, FitRequest
+from edgebert.prove_points import prove_points, with_points
+from edgebert.recovering import Student, distilled, recovered, recovery
+from edgebert.refining import refined
+from edgebert.request import FitRequest
 from edgebert.search import Infeasible, front, search
-from edgebert.stages import RECOVERY, RECOVERY_ASK, Workplace, schedule_for, student_of, teacher_of
-from edgebert.supernet import open_supernet
+from edgebert.stages import Workplace, teacher_of
+from edgebert.supernet import Supernet, open_supernet
 from edgebert.tables import ErrorTables
 from edgebert.train.elastic import subnet_logits
-from edgebert.train.loop import Schedule
 from edgebert.train.teacher import logits_of
 
 
@@ -42,6 +48,7 @@ class FitResult:
     evidence: Evidence
 
 
+@claiming
 def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResult:
     """Profile, budget, model and data in; a proven bundle out.
 
@@ -49,16 +56,23 @@ def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResu
     accuracy or parity failure is kept beside `request.out` under the name NAME.failed.
     """
     work = Workplace(cache, reporter, request.seed, request.tensorboard)
-    supernet = None if request.supernet is None else open_supernet(request.supernet)
-    material = gather(request if supernet is None else request.as_in(supernet), reporter, cache)
-    require_origin(request, supernet, material)
+    supernet, material = opened(request, work)
     require_feasible(request, material)
+    said = say_first(request, supernet, material, work)
     teacher = teacher_of(material.checkpoint, material.data, material.train, request.teacher_epochs, work)
     origin = origin_of(request, supernet, material, teacher, work)
     request, plan = planned(request, material, teacher, origin, work)
-    cut = cut_of(plan, origin.net, material, request.methods, work)
-    schedule = recovery(request, material, origin)
-    student = student_of(cut.net, plan.subnet.kept, teacher, material, schedule, work, cut.basis)
+    said = say_again(said, request, plan, origin, teacher, material, work)
+    points = None
+    if request.operating_points > 1:
+        plans = smaller_plans(plan, request, origin, material, work)
+        schedule = recovery(request, material, elastic=True)
+        plan, points = plans[0], points_of(plans, teacher, origin, material, schedule, work)
+        cut, made = Cut(points.cut, ()), Student(points.nets[0], points.reasons)
+    else:
+        cut = cut_of(plan, origin.net, material, request.methods, work)
+        made = recovered(plan, cut, teacher, material, origin, request, work)
+    student, cut = made.net, replace(cut, reasons=(*cut.reasons, *made.reasons))
     leave_to_main()
     plan = explained(plan, origin, material, cut, request, reporter)
     models = tuple(evaluate(role, net, material, work) for role, net in
@@ -66,16 +80,44 @@ def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResu
     try:
         require_accuracy(request, models[0].dev.points - models[2].dev.points)
         proof = prove(plan, Nets(teacher, student), models, material, request, work)
+        steps = None if points is None else prove_points(points, models, material, request, work)
     except (AccuracyError, Unproven) as error:
         reporter.say(f"  kept for inspection: {keep_failed(request, plan, student, material, error)}")
         raise
-    points = around(plan, request, origin)
+    front_plans = around(plan, request, origin)
     runtimes = by_runtime(plan, origin.tables, request.profile)
     with reporter.stage("write the bundle"):
-        evidence = write_bundle(request, material, Outcome(plan, origin.tables, student, models, proof, points, runtimes),
-                                reporter.seconds)
+        evidence = write_bundle(request, material, Outcome(
+            plan, origin.tables, student, models, proof if steps is None else with_points(proof, steps), front_plans,
+            runtimes, taken(said), points, steps), reporter.seconds)
+    say_taken(said, reporter)
     require_measured(request)
     return FitResult(request.out, plan, evidence)
+
+
+def opened(request: FitRequest, work: Workplace) -> tuple[Supernet | None, Material]:
+    """What a run starts from. Raises UsageError where the data are not those of the supernet."""
+    supernet = None if request.supernet is None else open_supernet(request.supernet)
+    material = gather(request if supernet is None else request.as_in(supernet), work.reporter, work.cache)
+    require_origin(request, supernet, material)
+    return supernet, material
+
+
+def prepare(requests: Sequence[FitRequest], cache: Cache, reporter: Reporter) -> dict[str, EdgeBertError]:
+    """Makes in the cache what runs for several devices have in common: the teacher, and what plans are cut from; nothing
+    where no device can have a plan. Gives back why some cannot, by the profile's name."""
+    first, misses = requests[0], {}
+    work = Workplace(cache, reporter, first.seed, first.tensorboard)
+    supernet, material = opened(first, work)
+    for request in requests:
+        try:
+            require_feasible(request, material)
+        except (Infeasible, UsageError) as error:
+            misses[request.profile.name] = error
+    if request := next((one for one in requests if one.profile.name not in misses), None):
+        teacher = teacher_of(material.checkpoint, material.data, material.train, first.teacher_epochs, work)
+        origin_of(request, supernet, material, teacher, work)
+    return misses
 
 
 def require_feasible(request: FitRequest, material: Material) -> None:
@@ -87,15 +129,6 @@ def require_feasible(request: FitRequest, material: Material) -> None:
         return
     blank = ErrorTables.blank(material.checkpoint.net.shape, material.inputs.max_length)
     choose_plan(blank, request.profile, request.budget, request.runtime, request.threads, blank.length, request.shorter)
-
-
-def recovery(request: FitRequest, material: Material, origin: Origin) -> Schedule:
-    """How long the request's effort recovers on these rows. A subnet of a supernet starts near its end: it needs an
-    eighth of that, at a quarter of the learning rate (docs/experiments.md)."""
-    schedule, effort = RECOVERY, EFFORTS[request.effort]
-    if origin.space is not None:
-        schedule, effort = replace(schedule, learning_rate=schedule.learning_rate / 4), effort / 8
-    return schedule_for(schedule, material.train, len(material.data.labels), RECOVERY_ASK, effort, request.seed)
 
 
 def planned(request: FitRequest, material: Material, teacher: Encoder, origin: Origin,
@@ -121,12 +154,15 @@ def searched(request: FitRequest, material: Material, teacher: Encoder, origin: 
              work: Workplace) -> CompressionPlan:
     """The plan for the longest input, and for the lengths that were asked for beside it."""
     length, budget, tables = material.inputs.max_length, request.budget, origin.tables
-    if origin.space and not request.minimise_latency:
+    if origin.space and not (request.minimise_latency or request.refine):
         return best_measured(request, material, origin, work)
     with work.reporter.stage("search"):
         first = choose_plan(tables, request.profile, budget, request.runtime, request.threads, length, request.shorter)
-        if not request.minimise_latency:
-            return first
+    if request.refine:
+        return refined(first, request, material, teacher, origin, work)
+    if not request.minimise_latency:
+        return first
+    with work.reporter.stage("search"):
         plans = front(tables, request.profile, budget, first.runtime, request.threads, length,
                       shorter=request.shorter)
     points = material.scorers["select"].points
@@ -138,9 +174,8 @@ def searched(request: FitRequest, material: Material, teacher: Encoder, origin: 
             found = subnet_logits(origin.net, plan.subnet, material.select)
         else:
             cut = cut_of(plan, origin.net, material, request.methods, work)
-            schedule = recovery(request, material, origin)
-            found = logits_of(student_of(cut.net, plan.subnet.kept, teacher, material, schedule, work, cut.basis),
-                              material.select)
+            student = distilled(plan, cut, teacher, material, recovery(request, material, origin.space is not None), work)
+            found = logits_of(student, material.select)
         drop = before - points(found)
         work.reporter.say(f"    {drop:+.2f} points lost on the selection split")
         return drop

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
+from device_bench.strict_json import strict_json
 from edgebert.cost import Estimate
 from edgebert.device import RUNTIMES, Budget
 from edgebert.errors import UsageError
 from edgebert.knapsack import Bound
-from edgebert.spec import MATRICES, EncoderShape, LayerSpec, SubnetSpec, input_lengths
+from edgebert.spec import MATRICES, MOST_LAYERS, MOST_UNITS, EncoderShape, LayerSpec, SubnetSpec, input_lengths
 from exporters.artifact import LayerPrecision, Precision
 
 SCHEMA = 1
@@ -82,6 +84,11 @@ class CompressionPlan:
         return self.bound.minimised != GIVEN
 
     @property
+    def refined(self) -> bool:
+        """Whether it was taken because it answered better than the additive optimum; its error is above the bound."""
+        return self.provenance.get("refined", "").startswith("used")
+
+    @property
     def shape(self) -> EncoderShape:
         """Shape of the model the plan asks for."""
         return self.subnet.shape(self.source)
@@ -107,13 +114,15 @@ class CompressionPlan:
     def loads(cls, text: str) -> CompressionPlan:
         """Reads a plan, also one edited by hand. Raises UsageError, one line, naming the key that is wrong."""
         try:
-            value = json.loads(text)
-        except json.JSONDecodeError as error:
+            value = strict_json(text)
+        except ValueError as error:
             raise UsageError(f"plan: not JSON: {error}") from error
         read = _Keys(value, "plan")
         if read.take("schema", int) != SCHEMA:
             raise UsageError(f"plan: schema is {value['schema']}, this version reads {SCHEMA}")
         layers = [_Keys(item, f"plan: layers[{i}]") for i, item in enumerate(read.take("layers", list))]
+        if len(layers) > MOST_LAYERS:
+            raise UsageError(f"plan: layers has {len(layers)} entries, a model has at most {MOST_LAYERS}")
         source = _Keys(read.take("source", dict), "plan: source")
         whole = EncoderShape(layers=tuple(_layer(text, i) for i, text in enumerate(source.take("layers", list))),
                              **{f.name: source.take(f.name, _KINDS[str(f.type)]) for f in fields(EncoderShape)
@@ -155,7 +164,7 @@ def from_ranges(text: str) -> tuple[int, ...]:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         start, stop = int(first), int(last if dash else first)
-        if stop < start or stop > 10**6 or (found and start <= found[-1]):
+        if stop < start or stop >= MOST_UNITS or (found and start <= found[-1]):
             raise ValueError(f"'{part.strip()}' does not continue increasing ranges")
         found.extend(range(start, stop + 1))
     return tuple(found)
@@ -170,7 +179,7 @@ def _check_indices(indices: tuple[int, ...], width: int, whole: int, where: str)
 
 def _layer(text: Any, index: int) -> LayerSpec:
     heads, cross, ffn = str(text).partition("x")
-    if not (cross and heads.isdigit() and ffn.isdigit()):
+    if not (cross and re.fullmatch(r"[0-9]{1,9}x[0-9]{1,9}", str(text))):
         raise UsageError(f"plan: source: layers[{index}] must look like \"12x1536\", got {text!r}")
     return LayerSpec(int(heads), int(ffn))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,12 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from device_bench.strict_json import bounded_text, nested_too_deeply
 from edgebert.errors import UsageError
+
+MOST_BYTES = 1 << 20
+LARGEST = 1e15
+"""Of a profile file, and of any number in one."""
 
 _KINDS = {"str": str, "int": int, "float": float, "float | None": float}
 
@@ -25,9 +29,11 @@ class ProfileReader:
     def __init__(self, path: Path, choices: Mapping[str, Sequence[str]], may_be_zero: frozenset[str]) -> None:
         self.path, self.choices, self.may_be_zero = path, choices, may_be_zero
         try:
-            self.text = path.read_text(encoding="utf-8")
+            self.text = bounded_text(path, MOST_BYTES)
+            if nested_too_deeply(self.text):
+                raise ValueError("nested too deeply")
             self.table: dict[str, Any] = tomllib.loads(self.text)
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError) as error:  # TOML's own errors are ValueErrors, as are numbers of 5,000 digits
             raise UsageError(f"{path}: cannot be read as a profile: {error}") from error
 
     def fail(self, key: str, problem: str) -> UsageError:
@@ -44,16 +50,16 @@ class ProfileReader:
 
     def value(self, value: Any, kind: type, key: str) -> Any:
         if not isinstance(value, kind) or isinstance(value, bool):
-            raise self.fail(key, f"must be a {'table' if kind is dict else kind.__name__}, got {value!r}")
+            raise self.fail(key, f"must be a {'table' if kind is dict else kind.__name__}, got {value!r:.80}")
         return value
 
     def scalar(self, value: Any, kind: type, key: str) -> Any:
         """Text of the choices, or a finite number above 0 (or at 0 where the key allows it)."""
         last = key.rpartition(".")[2]
-        if kind is float and type(value) is int:
+        if kind is float and type(value) is int and abs(value) <= LARGEST:
             value = float(value)
         self.value(value, kind, key)
-        if kind is not str and (not math.isfinite(value) or value < 0 or (value == 0 and last not in self.may_be_zero)):
+        if kind is not str and (not 0 <= value <= LARGEST or (value == 0 and last not in self.may_be_zero)):
             raise self.fail(key, f"must be a positive number, got {value}")
         if last in self.choices and value not in self.choices[last]:
             raise self.fail(key, f"'{value}' is not one of {', '.join(self.choices[last])}")
@@ -68,9 +74,9 @@ class ProfileReader:
     def masks(self, value: Any, key: str) -> tuple[tuple[int, str], ...]:
         """A table of (number of threads, hexadecimal core mask)."""
         for threads, mask in self.value(value, dict, key).items():
-            if not threads.isdigit() or int(threads) < 1:
+            if not re.fullmatch(r"[1-9][0-9]{0,3}", threads):
                 raise self.fail(f"{key}.{threads}", "must be a number of threads")
-            if not isinstance(mask, str) or not re.fullmatch(r"0x[0-9a-fA-F]+", mask):
+            if not isinstance(mask, str) or not re.fullmatch(r"0x[0-9a-fA-F]{1,1024}", mask):
                 raise self.fail(f"{key}.{threads}", f"must be a hexadecimal core mask such as \"0x80\", got {mask!r}")
         return tuple((int(threads), mask) for threads, mask in value.items())
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from device_bench.affinity import current_cores
@@ -18,8 +19,18 @@ from device_bench.measure import interleave
 from device_bench.options import Options
 from device_bench.runtimes import Session, open_model
 from edgebert import cost
+from edgebert.data_kinds import REGRESSION
 from edgebert.errors import DeviceError
-from edgebert.evidence import FileEvidence, ModelEvidence, ParityRow, Score, Timing
+from edgebert.evidence import (
+    Changes,
+    ClassEvidence,
+    FileEvidence,
+    Lapse,
+    ModelEvidence,
+    ParityRow,
+    Score,
+    Timing,
+)
 from edgebert.material import Material
 from edgebert.modeling import Encoder
 from edgebert.plan import CompressionPlan
@@ -45,6 +56,9 @@ where that is more, because a few rows that change sides are then that many poin
 SHOWN = 5
 """Answers of the file that are shown as examples."""
 
+LAPSES = 10
+"""Rows that only the teacher has right which are shown."""
+
 TIMED_RUNS = 128
 
 
@@ -67,7 +81,7 @@ def prove_tokens(packaged: Path, original: Path, max_length: int) -> Check:
     """The packaged tokenizer against Hugging Face's on texts that tokenizers disagree about."""
     from transformers import AutoTokenizer
 
-    reference, ours = AutoTokenizer.from_pretrained(original), load_tokenizer(packaged)
+    reference, ours = AutoTokenizer.from_pretrained(original, trust_remote_code=False), load_tokenizer(packaged)
 
     def packaged_ids(text: str) -> list[int]:
         encoded = encode(ours, [text], max_length=max_length)
@@ -85,15 +99,47 @@ def prove_logits(artifact: Artifact, net: Encoder, rows: Rows) -> tuple[Check, .
         return check_logits(artifact, net, rows.ids, rows.mask, rows.types, int8_bound=INT8_BOUND)
 
 
+def logits_on_test(net: Encoder, material: Material, work: Workplace) -> np.ndarray:
+    """A torch model's logits on the test split, from the cache where they are there."""
+    inputs = {"model": weights_hash(net), "shape": net.shape.to_json(), "data": material.data.sha256,
+              "length": material.inputs.max_length}
+
+    def make(out: Path, partial: Path) -> None:
+        np.save(out / "logits.npy", logits_of(net, material.test), allow_pickle=False)
+
+    return work.cache.stage("test logits", 1, inputs, make,
+                            lambda entry: np.load(entry / "logits.npy", allow_pickle=False))[0]
+
+
 def prove_score(artifact: Artifact, material: Material, student: Score,
-                teacher: Score) -> tuple[Score, Check, tuple[str, ...]]:
-    """The file's own score on the test split, whether it is the torch model's, and the first answers in words."""
+                teacher: Score) -> tuple[Score, Check, np.ndarray]:
+    """The file's own score on the test split, whether it is the torch model's, and its logits."""
     test, scorer = material.test, material.scorers["test"]
     logits = file_logits(artifact, test.ids, test.mask, test.types)
     own = scorer(logits)
     check = check_metric(f"{scorer.metric.replace('_', ' ')} on test", own.points, student.points, teacher.points,
                          max(METRIC_GAP, student.plus_minus / 2))
-    return own, check, tuple(scorer.texts(logits)[:SHOWN])
+    return own, check, logits
+
+
+def beside_teacher(logits: np.ndarray, teacher: np.ndarray,
+                   material: Material) -> tuple[tuple[ClassEvidence, ...], Changes]:
+    """Labels by how seldom the file finds them, and the rows whose answers differ from the teacher's in being right.
+    logits, teacher: of the file and of the torch teacher on the test split."""
+    scorer, test = material.scorers["test"], material.data.test
+    before, found = scorer.found(teacher), scorer.found(logits)
+    classes = sorted((ClassEvidence(label, total, before[label][0], hits) for label, (hits, total) in found.items()),
+                     key=lambda one: (one.file / one.rows, one.file - one.teacher))
+    was, now = scorer.faults(teacher), scorer.faults(logits)
+    exact = scorer.kind != REGRESSION
+    worse = (was == 0) & (now > 0) if exact else now > was
+    better = (was > 0) & (now == 0) if exact else now < was
+    rows = np.flatnonzero(worse)
+    order = rows if exact else rows[np.argsort(was[rows] - now[rows], kind="stable")]
+    truths, then, said = scorer.truths(), scorer.texts(teacher), scorer.texts(logits)
+    return tuple(classes), Changes(int(worse.sum()), int(better.sum()), tuple(
+        Lapse(test.texts[i], None if test.pairs is None else test.pairs[i], truths[i], then[i], said[i])
+        for i in order[:LAPSES]))
 
 
 def prove_execution(artifact: Artifact, net: Encoder, precision: Precision,
@@ -122,15 +168,18 @@ def time_files(files: Sequence[tuple[str, Artifact, Score | None]], length: int,
     options = Options(threads=threads, length=length, runs=64, max_seconds=5.0, golden=False, vocabulary=vocabulary)
     alone, calls = {}, {}
 
+    def name(role: str, artifact: Artifact) -> str:
+        return f"{role} {artifact.path.name} {artifact.point}"
+
     def call(session: Session, tokens: int) -> Callable[[], object]:
         feeds = synthetic_inputs(session, tokens, 1, vocabulary)
         return lambda: session.run(feeds)
 
     try:
         for role, artifact, _ in files:
-            key = f"{role} {artifact.path.name}"
-            alone[key] = bench_in_child(artifact.path, options, timeout_s=300).result()
-            session = open_model(artifact.path, threads, None, length)
+            key = name(role, artifact)
+            alone[key] = bench_in_child(artifact.path, replace(options, point=artifact.point), timeout_s=300).result()
+            session = open_model(artifact.path, threads, None, length, artifact.point)
             calls[key] = call(session, length)
             for shorter in session.lengths[:-1] if role == "student" else ():
                 calls[f"{key} {shorter}"] = call(session, shorter)
@@ -139,7 +188,7 @@ def time_files(files: Sequence[tuple[str, Artifact, Score | None]], length: int,
     timings = interleave(calls, runs=TIMED_RUNS, max_seconds=30.0, refill=2)
     found, host = [], {}
     for role, artifact, own in files:
-        key = f"{role} {artifact.path.name}"
+        key = name(role, artifact)
         timing, single = timings[key], alone[key]
         host = {**json.loads(single.to_json())["device_before"], "timed_threads": threads}
         found.append(FileEvidence(
@@ -148,7 +197,7 @@ def time_files(files: Sequence[tuple[str, Artifact, Score | None]], length: int,
                    single.first_inference_ms, (single.peak_rss_bytes or 0) / 1e6,
                    tuple(single.warnings())),
             tuple((shorter, timings[f"{key} {shorter}"].p50_ns / 1e6) for shorter in artifact.inputs.lengths[:-1]
-                  if f"{key} {shorter}" in timings)))
+                  if f"{key} {shorter}" in timings), artifact.point))
     return tuple(found), host
 
 
@@ -171,7 +220,8 @@ class Unproven(ParityError):
 @dataclass(frozen=True)
 class Proof:
     """Files that passed. artifacts: what goes into the bundle. rows: every check. files: every timed file. answers:
-    what the first file says to the first rows of the test split. executions: how the runtimes run the shipped files."""
+    what the first file says to the first rows of the test split. executions: how the runtimes run the shipped files.
+    classes, changes: the first file's answers beside the teacher's."""
 
     artifacts: tuple[Artifact, ...]
     rows: tuple[ParityRow, ...]
@@ -179,11 +229,29 @@ class Proof:
     host: dict[str, Any]
     answers: tuple[str, ...]
     executions: tuple[Execution, ...]
+    classes: tuple[ClassEvidence, ...]
+    changes: Changes
 
 
 def formats(request: FitRequest, plan: CompressionPlan) -> tuple[str, ...]:
     """Which files are shipped."""
     return ("onnx", "tflite") if request.runtime == "both" else (plan.runtime,)
+
+
+def student_files(student: Encoder, format: str, plan: CompressionPlan, material: Material, request: FitRequest,
+                  work: Workplace) -> tuple[Artifact, ...]:
+    """The file as planned, and in fp32 where that is another one."""
+    exact = Precision.uniform("fp32", len(student.layers))
+    wanted = (plan.precision,) if plan.precision == exact else (plan.precision, exact)
+    inputs, labels = replace(material.inputs, lengths=plan.lengths), material.data.labels
+    about = about_model(material.data.name, labels, material.checkpoint.folder)
+    return exported("student", student, format, wanted, inputs, request.tflite_compat, labels, work, about)
+
+
+def teacher_file(teacher: Encoder, format: str, plan: CompressionPlan, material: Material, work: Workplace) -> Artifact:
+    """The teacher's int8 file, for comparison."""
+    whole, inputs = Precision.uniform("int8", len(teacher.layers)), replace(material.inputs, lengths=plan.lengths)
+    return exported("teacher", teacher, format, (whole,), inputs, None, material.data.labels, work)[0]
 
 
 def prove(plan: CompressionPlan, nets: Nets, models: Sequence[ModelEvidence], material: Material, request: FitRequest,
@@ -197,21 +265,14 @@ def prove(plan: CompressionPlan, nets: Nets, models: Sequence[ModelEvidence], ma
     sample = material.test.sample(PARITY_ROWS, work.seed)
     with work.reporter.stage("check the tokenizer"):
         tokens = prove_tokens(material.checkpoint.folder, material.checkpoint.folder, material.inputs.max_length)
-    rows, timed, shipped, answers, executions = list(parity_rows("tokenizer", [tokens])), [], [], [], []
+    rows, timed, shipped, logits, executions = list(parity_rows("tokenizer", [tokens])), [], [], [], []
     checks = [tokens]
-    whole = Precision.uniform("int8", len(nets.teacher.layers))
-    exact = Precision.uniform("fp32", len(nets.student.layers))
-    wanted = (plan.precision,) if plan.precision == exact else (plan.precision, exact)
-    inputs = replace(material.inputs, lengths=plan.lengths)
-    about = about_model(material.data.name, material.data.labels, material.checkpoint.folder)
     for format in formats(request, plan):
-        labels = material.data.labels
-        made = exported("student", nets.student, format, wanted, inputs, request.tflite_compat, labels, work, about)
-        baseline, = exported("teacher", nets.teacher, format, (whole,), inputs, None, labels, work)
-        artifact = made[0]
+        made = student_files(nets.student, format, plan, material, request, work)
+        baseline, artifact = teacher_file(nets.teacher, format, plan, material, work), made[0]
         with work.reporter.stage(f"prove {artifact.path.name}"):
             own, metric, said = prove_score(artifact, material, student, teacher)
-            answers.append(said)
+            logits.append(said)
             compat = bool(request.tflite_compat) and format == "tflite"
             run, ran = prove_execution(artifact, nets.student, plan.precision, compat)
             executions.append(run)
@@ -227,4 +288,6 @@ def prove(plan: CompressionPlan, nets: Nets, models: Sequence[ModelEvidence], ma
     with work.reporter.stage("time the files on this machine"):
         threads = min(plan.threads, len(current_cores() or (0,)))
         files, host = time_files(timed, material.inputs.max_length, threads, min(1000, plan.source.vocab))
-    return Proof(tuple(shipped), tuple(rows), files, host, answers[0], tuple(executions))
+    classes, changes = beside_teacher(logits[0], logits_on_test(nets.teacher, material, work), material)
+    answers = tuple(material.scorers["test"].texts(logits[0])[:SHOWN])
+    return Proof(tuple(shipped), tuple(rows), files, host, answers, tuple(executions), classes, changes)

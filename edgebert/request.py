@@ -10,15 +10,17 @@ from edgebert.data import Columns
 from edgebert.device import RUNTIMES, Budget, DeviceProfile
 from edgebert.errors import UsageError
 from edgebert.methods import DEFAULT
+from edgebert.points import require_points
 from edgebert.trimming import VocabularyChoice
 
 if TYPE_CHECKING:
     from edgebert.plan import CompressionPlan
     from edgebert.supernet import Supernet
 
-EFFORTS = {"quick": 0.25, "standard": 1.0, "thorough": 4.0, "full": 4.0}
-"""Effort -> how long recovery by distillation takes, relative to what the number of labels asks for. With "full" the
-student is cut from a supernet that is trained first."""
+EFFORTS = {"quick": 0.0, "standard": 1.0, "thorough": 4.0, "full": 4.0}
+"""Effort -> how long recovery by distillation takes, relative to what the number of labels asks for; with "quick" nothing
+is trained after the cut. With "full" the student is cut from a supernet that is trained first, and trained for its
+file's rounding where that costs points."""
 
 RUNTIME_CHOICES = ("auto", "both", *RUNTIMES)
 
@@ -76,6 +78,9 @@ class FitRequest(RunRequest):
     latency the goal. this_machine: the target is the machine this runs on, so that the measured latency is held against
     the budget. verify_on: the device, as remote.open_device names it, that plans are timed on until one keeps the budget
     there, at most verify_rounds times; None to believe the profile. given: a plan to build as it is; None to search one.
+    crowded: other runs work on the machine at the same time. operating_points: subnets of one supernet that the files
+    hold, each smaller than the one before. refine: plans tried for real before one is taken, 0 to believe the tables.
+    study: where their trials are kept for several processes, as study.open_storage reads it; None for this run alone.
     """
 
     profile: DeviceProfile
@@ -94,6 +99,10 @@ class FitRequest(RunRequest):
     verify_rounds: int = 5
     zip: bool = False
     given: CompressionPlan | None = None
+    crowded: bool = False
+    operating_points: int = 1
+    refine: int = 0
+    study: str | None = None
 
     def as_in(self, supernet: Supernet) -> FitRequest:
         """The same request for the model and the data that a supernet was trained with. The data may have moved: then
@@ -111,10 +120,14 @@ class FitRequest(RunRequest):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        if self.tflite_compat is None:
-            return ()
-        return ("the TFLite file keeps int8 weights but computes in fp32, because tflite-runtime 2.14.0 gets integer "
-                "products wrong: it runs at about fp32 speed, so the latency estimate is too low for it",)
+        found = []
+        if self.tflite_compat is not None:
+            found.append("the TFLite file keeps int8 weights but computes in fp32, because tflite-runtime 2.14.0 gets "
+                         "integer products wrong: it runs at about fp32 speed, so the latency estimate is too low for it")
+        if self.crowded:
+            found.append("the files were timed while other runs worked on the same machine: `edgebert bench` times them "
+                         "alone")
+        return tuple(found)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -131,7 +144,15 @@ class FitRequest(RunRequest):
             raise UsageError("--tflite-compat makes a TFLite file; it contradicts --runtime onnx")
         if self.verify_on is not None and self.this_machine:
             raise UsageError("--this-machine and --verify-on both name the target; --verify-on local is this machine too")
+        require_points(self)
         if self.verify_rounds < 1:
             raise UsageError(f"--verify-rounds must be at least 1, got {self.verify_rounds}")
+        if self.refine < 0:
+            raise UsageError(f"--refine must be at least 0, got {self.refine}")
+        if self.study is not None and not self.refine:
+            raise UsageError("--study keeps the trials of --refine; say how many of them with --refine N")
+        if self.refine and (self.minimise_latency or self.given is not None):
+            other = "--max-drop alone tries plans by its own rule" if self.minimise_latency else "the plan is given"
+            raise UsageError(f"--refine looks for a better plan inside a budget, and {other}; leave one of them out")
         if self.minimise_latency and self.budget.max_drop is None:
             raise UsageError("minimising the latency needs --max-drop, the points of the metric that may be lost")

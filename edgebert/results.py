@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from device_bench.kit import RESULTS_SCHEMA, identity
 from device_bench.options import WALL
 from device_bench.result import BenchResult
+from device_bench.strict_json import bounded_text, strict_json
 from device_bench.timing import Timing, percentile
 from edgebert.bundle import file_sha256, model_files, read_manifest
 from edgebert.device import PRECISIONS
@@ -69,22 +69,23 @@ def read_results(paths: Sequence[Path], bundles: Sequence[Path] = ()) -> tuple[R
 def _together(readings: Sequence[Reading]) -> Reading:
     """One timing out of those of the same file, length and threads; the facts beside the samples are the first one's."""
     sound = [one for one in readings if one.record.valid_as_cost] or readings[:1]
-    samples = tuple(sample for one in sound for sample in one.record.timing.samples_ns)
+    measured = dict.fromkeys(one.record.timing.samples_ns for one in sound)  # a line given twice was measured once
+    samples = tuple(sample for one in measured for sample in one)
     return replace(sound[0], record=replace(sound[0].record, timing=Timing(samples)))
 
 
 def _read(path: Path, known: dict[str, tuple[EncoderShape, str]]) -> Iterator[Reading]:
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        lines = bounded_text(path).split("\n")
+    except (OSError, ValueError) as error:
         raise UsageError(f"--from {path}: cannot be read ({error})") from error
     for number, line in enumerate(lines, start=1):
         where = f"{path}, line {number}"
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            value = strict_json(line)
+        except ValueError as error:
             if number == len(lines):  # what a killed sweep left
                 continue
             raise UsageError(f"{where}: not JSON ({error})") from error

@@ -67,14 +67,16 @@ def search(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime:
     if not names:
         profile.row("onnx", "int8", threads)
     plans, failures = [], []
+    first = (lambda p: p.predicted_error) if minimise == "error" else (lambda p: p.estimate.latency_ms)
     for name, hidden in itertools.product(names, (0, *tables.hidden)):
+        problem = _problem(tables, profile, budget, name, threads, length, max_error, minimise, precisions, shorter,
+                           hidden)
         try:
-            plans.append(_solve(_problem(tables, profile, budget, name, threads, length, max_error, minimise,
-                                         precisions, shorter, hidden)))
+            if plan := _solve(problem, min(map(first, plans), default=None)):
+                plans.append(plan)
         except Infeasible as infeasible:
             failures.append(infeasible)
     if plans:
-        first = (lambda p: p.predicted_error) if minimise == "error" else (lambda p: p.estimate.latency_ms)
         return min(plans, key=lambda plan: (first(plan), plan.estimate.latency_ms, plan.predicted_error))
     raise min(failures, key=lambda failure: sum(need / have - 1 for need, have in failure.misses.values()))
 
@@ -84,16 +86,25 @@ def runner_up(plan: CompressionPlan, tables: ErrorTables, profile: DeviceProfile
 
     Of forms of a block that another form beats in every respect none is looked at. Raises UsageError as `search` does.
     """
+    found = ranked(plan, tables, profile, 2)
+    return found[1] if len(found) > 1 else None
+
+
+def ranked(plan: CompressionPlan, tables: ErrorTables, profile: DeviceProfile, count: int) -> tuple[CompressionPlan, ...]:
+    """The `count` best plans of all, the best first, fewer where no more fit; as `runner_up`."""
     drops, found = tuple(errors.drop for errors in tables.layers), []
     for hidden in (0, *tables.hidden):
         asked = _problem(tables, profile, plan.budget, plan.runtime, plan.threads, plan.length, None, "error", PRECISIONS,
                          plan.shorter, hidden)
-        if first := solve(asked.options, drops, asked.limits, asked.minimise):
-            found.append(_plan(asked, *first))
-            if second := solve(asked.options, drops, asked.limits, asked.minimise, without=first[0]):
-                found.append(_plan(asked, *second))
+        chosen: list[tuple[Option, ...]] = []
+        while len(chosen) < count:
+            best = solve(asked.options, drops, asked.limits, asked.minimise, without=chosen)
+            if best is None:
+                break
+            chosen.append(best[0])
+            found.append(_plan(asked, *best))
     found.sort(key=lambda plan: (plan.predicted_error, plan.estimate.latency_ms))
-    return found[1] if len(found) > 1 else None
+    return tuple(found[:count])
 
 
 def front(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime: str, threads: int | None = None,
@@ -146,12 +157,18 @@ def _problem(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtim
                     {name: limit for name, limit in limits.items() if limit is not None}, minimise, hidden)
 
 
-def _solve(problem: _Problem) -> CompressionPlan:
-    """The optimum, or Infeasible with the plan of least total relative violation."""
-    drops = tuple(errors.drop for errors in problem.tables.layers)
-    found = solve(problem.options, drops, problem.limits, problem.minimise)
+def _solve(problem: _Problem, beaten: float | None = None) -> CompressionPlan | None:
+    """The optimum, or Infeasible with the plan of least total relative violation. beaten: what another runtime or stream
+    reaches; None then where this one cannot equal it, which the solver mostly sees at its first bound."""
+    drops, limits = tuple(errors.drop for errors in problem.tables.layers), problem.limits
+    if beaten is not None:
+        goal = "error" if problem.minimise == "error" else "latency_ms"
+        limits = {**limits, goal: min(beaten * (1 + 1e-6) + 1e-6, limits.get(goal, math.inf))}
+    found = solve(problem.options, drops, limits, problem.minimise)
     if found is not None:
         return _plan(problem, *found)
+    if beaten is not None:
+        return None
     found = solve(problem.options, drops, problem.limits, problem.minimise, elastic=True)
     if found is None:
         raise RuntimeError("the solver found no assignment even with every limit open")
@@ -160,7 +177,18 @@ def _solve(problem: _Problem) -> CompressionPlan:
              "size_mb": nearest.estimate.file_bytes / cost.MB, "error": nearest.predicted_error}
     misses = {name: (needs[name], _asked(problem, name)) for name in problem.limits
               if needs[name] > _asked(problem, name) * (1 + 1e-9)}
-    raise Infeasible(_sentence(problem, nearest, misses), nearest, misses)
+    raise Infeasible(_sentence(problem, nearest, misses, _contradicting(problem, drops)), nearest, misses)
+
+
+def _contradicting(problem: _Problem, drops: tuple[float, ...]) -> list[str]:
+    """Limits that cannot be kept together although any one of them could be left out: what remains when each limit goes
+    that the rest does without (the deletion filter of Chinneck and Dravnieks 1991). One name: it fails alone."""
+    left = dict(problem.limits)
+    for name in problem.limits:
+        fewer = {other: limit for other, limit in left.items() if other != name}
+        if solve(problem.options, drops, fewer, problem.minimise) is None:
+            left = fewer
+    return list(left)
 
 
 def _asked(problem: _Problem, name: str) -> float:
@@ -198,7 +226,8 @@ def _joined(attention: LayerSpec, ffn: LayerSpec) -> LayerSpec:
     return LayerSpec(attention.heads, ffn.ffn, attention.qk_dim, attention.ranks + ffn.ranks)
 
 
-def _sentence(problem: _Problem, nearest: CompressionPlan, misses: dict[str, tuple[float, float]]) -> str:
+def _sentence(problem: _Problem, nearest: CompressionPlan, misses: dict[str, tuple[float, float]],
+              contradicting: list[str]) -> str:
     """What is missed, by how much, and what to relax: "no plan fits Pixel 6 with onnx at 64 tokens: ..."."""
     names = {"latency_ms": (f"{problem.budget.percentile} latency", " ms", "--max-latency {}ms"),
              "memory_mb": ("peak memory", " MB", "--max-memory {}MB"),
@@ -208,9 +237,11 @@ def _sentence(problem: _Problem, nearest: CompressionPlan, misses: dict[str, tup
              for name, (need, have) in misses.items()]
     relax = [names[name][2].format(_up(need)) for name, (need, _) in misses.items()]
     layers = len(nearest.subnet.kept)
+    together = [f"{names[name][0]} {_asked(problem, name):.3g}{names[name][1]}" for name in contradicting]
+    clash = f"; these limits contradict, each could be kept without the other: {' and '.join(together)}"
     return (f"no plan fits {problem.profile.title} with {problem.runtime} at {problem.length} tokens: the nearest "
             f"({layers} layer{'s' * (layers > 1)}, {nearest.precision.name}) needs {' and '.join(needs)}; "
-            f"allow {' and '.join(relax)}")
+            f"allow {' and '.join(relax)}{clash if len(together) > 1 else ''}")
 
 
 def _up(value: float) -> str:

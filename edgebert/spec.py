@@ -18,6 +18,10 @@ HEAD_OF_KIND = {"single_label_classification": "sequence", "multi_label_classifi
                 "regression": "sequence", "token_classification": "tokens", "question_answering": "tokens"}
 """The kinds of task, and what the classifier of each reads: token 0 of the sequence, or all tokens."""
 
+MOST_LAYERS, MOST_UNITS, LARGEST = 256, 1 << 16, (1 << 31) - 1
+"""Layers of an encoder, heads or neurons of a layer, and any of its other sizes: above what exists, and far below what a
+damaged file may claim."""
+
 HEADS = ("sequence", "tokens")
 HEAD_ACTIVATIONS = ("tanh", "relu", "gelu")
 
@@ -47,8 +51,9 @@ class LayerSpec:
     ranks: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.heads < 1 or self.ffn < 1:
-            raise UsageError(f"a layer needs at least 1 head and 1 FFN neuron, got heads={self.heads} ffn={self.ffn}")
+        if not (1 <= self.heads <= MOST_UNITS and 1 <= self.ffn <= MOST_UNITS):
+            raise UsageError(f"a layer has 1 to {MOST_UNITS} heads and FFN neurons, got heads={self.heads} "
+                             f"ffn={self.ffn}")
         if self.qk_dim < 0:
             raise UsageError(f"a layer's qk_dim must be at least 1, or 0 for the width of a head, got {self.qk_dim}")
         names = [name for name, _ in self.ranks]
@@ -117,10 +122,10 @@ class EncoderShape:
     def __post_init__(self) -> None:
         object.__setattr__(self, "embedding", self.embedding or self.hidden)
         for name in ("hidden", "head_dim", "vocab", "positions", "token_types", "labels", "embedding"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"encoder shape: {name} must be at least 1, got {getattr(self, name)}")
-        if not self.layers:
-            raise UsageError("encoder shape: at least one layer is needed")
+            if not 1 <= getattr(self, name) <= LARGEST:
+                raise UsageError(f"encoder shape: {name} must be 1 to {LARGEST}, got {getattr(self, name)}")
+        if not 1 <= len(self.layers) <= MOST_LAYERS:
+            raise UsageError(f"encoder shape: 1 to {MOST_LAYERS} layers are possible, got {len(self.layers)}")
         if not 0 <= self.word_rank < min(self.vocab, self.embedding):
             raise UsageError(f"encoder shape: word_rank must be 0 to {min(self.vocab, self.embedding) - 1}, got "
                              f"{self.word_rank}")

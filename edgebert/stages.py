@@ -94,14 +94,18 @@ def schedule_for(base: Schedule, rows: Rows, labels: int, ask: Ask, effort: floa
     return replace(base, epochs=min(40.0, round(effort * epochs, 2)), seed=seed)
 
 
+def teacher_schedule(train: Rows, labels: int, epochs: int | None, seed: int) -> Schedule:
+    """How long a checkpoint is fine-tuned; epochs: None for as many as the data ask for."""
+    schedule = schedule_for(TEACHER, train, labels, TEACHER_ASK, 1.0, seed)
+    return schedule if epochs is None else replace(schedule, epochs=float(epochs))
+
+
 def teacher_of(checkpoint: Checkpoint, data: Dataset, train: Rows, epochs: int | None, work: Workplace) -> Encoder:
     """The checkpoint itself where it is fine-tuned for the task's labels, else fine-tuned here."""
     if checkpoint.labels == data.labels:
         work.reporter.say("  teacher: the checkpoint is already fine-tuned for these labels")
         return checkpoint.net
-    schedule = schedule_for(TEACHER, train, len(data.labels), TEACHER_ASK, 1.0, work.seed)
-    if epochs is not None:
-        schedule = replace(schedule, epochs=float(epochs))
+    schedule = teacher_schedule(train, len(data.labels), epochs, work.seed)
     inputs = {"checkpoint": checkpoint.sha256, "data": data.sha256, "length": int(train.ids.shape[1]),
               "schedule": asdict(schedule)}
 
@@ -172,27 +176,32 @@ def tables_of(net: Encoder, data: Dataset, train: Rows, criterion: str, work: Wo
 
 
 def student_of(cut: Encoder, kept: tuple[int, ...], teacher: Encoder, material: Material, schedule: Schedule,
-               work: Workplace, basis: Tensor | None = None) -> Encoder:
+               work: Workplace, basis: Tensor | None = None, precision: Precision | None = None,
+               format: str = "onnx") -> Encoder:
     """`cut` after recovery from `teacher`, of whose layers it keeps `kept`. `cut` stays as it is. basis: [hidden, width]
-    from the teacher's residual stream to a narrower one."""
+    from the teacher's residual stream to a narrower one. precision, format: of the file that it answers as, see
+    `recover`."""
     student = copy.deepcopy(cut)
     inputs = {"model": weights_hash(cut), "shape": cut.shape.to_json(), "kept": kept, "teacher": weights_hash(teacher),
               "data": material.data.sha256, "length": int(material.train.ids.shape[1]), "schedule": asdict(schedule)}
     if basis is not None:
         inputs["basis"] = hashlib.sha256(basis.numpy().tobytes()).hexdigest()
+    title, curves = "recover by distillation", "recovery"
+    if precision is not None:
+        inputs |= {"precision": asdict(precision), "format": format}
+        title, curves = "recover as the file rounds", "recovery, rounded"
     lesson = teacher if basis is None else SeenThrough(teacher, basis)
 
     def make(out: Path, partial: Path) -> None:
-        with (work.reporter.stage("recover by distillation", schedule.steps(material.train), "rows",
-                                  schedule.batch_size) as tick,
-              tensorboard(work.tensorboard, "recovery") as log):
+        with (work.reporter.stage(title, schedule.steps(material.train), "rows", schedule.batch_size) as tick,
+              tensorboard(work.tensorboard, curves) as log):
             recover(student, lesson, kept, material.train, schedule, OBJECTIVES[material.data.kind], tick=tick,
-                    state=partial / "state.safetensors", log=log)
+                    state=partial / "state.safetensors", log=log, precision=precision, format=format)
         save_model(student, str(out / "model.safetensors"))
 
     student, found = work.cache.stage("student", 3, inputs, make, saved_net(student), together=True)
     if found:
-        work.reporter.reused("recover by distillation", f"{schedule.epochs:g} epochs")
+        work.reporter.reused(title, f"{schedule.epochs:g} epochs")
     return student
 
 

@@ -9,12 +9,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from device_bench.strict_json import bounded_text, strict_json
 from edgebert import __version__
 from edgebert.bundle import file_sha256
 from edgebert.data import Columns
@@ -94,12 +93,12 @@ def open_supernet(folder: Path) -> Supernet:
     folder = Path(folder)
     path = folder / "supernet.json"
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = strict_json(bounded_text(path))
         schema = value["schema"]
     except FileNotFoundError as error:
         raise UsageError(f"{folder}: no supernet.json; make a supernet with `edgebert train-elastic --out "
                          f"{folder}`") from error
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path}: not readable as a supernet's record ({type(error).__name__})") from error
     if schema != SCHEMA:
         raise UsageError(f"{path}: written in format {schema} by edgebert {value.get('edgebert', '?')}, this is "
@@ -123,11 +122,3 @@ def open_supernet(folder: Path) -> Supernet:
                         dict(value["sha256"]))
     except (OSError, KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise UsageError(f"{folder}: the supernet's record is damaged ({error}); train it again") from error
-
-
-def temporary_beside(out: Path) -> Path:
-    """An empty folder that a finished supernet is renamed from."""
-    made = out.with_name(f".{out.name}.tmp-{os.getpid()}")
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
-    return made

@@ -97,8 +97,8 @@ def _part(kind: str, inputs: int, outputs: int, length: int) -> Block:
 
 def grid(max_length: int) -> tuple[int, ...]:
     """The lengths of a sweep: the longest, and its halves down to an eighth, of at least 8 tokens."""
-    if max_length < 16:
-        raise UsageError(f"--max-length {max_length}: give at least 16 tokens")
+    if max_length < 32:
+        raise UsageError(f"--max-length {max_length}: give at least 32 tokens")
     return tuple(length for length in (max_length >> 3, max_length >> 2, max_length >> 1, max_length) if length >= 8)
 
 

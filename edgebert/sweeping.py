@@ -15,6 +15,7 @@ from device_bench.kit import KIT_NAME, KIT_SCHEMA, read_kit
 from device_bench.packing import write_pyz
 from device_bench.sweep import SweepOptions, summary, sweep
 from edgebert.bundle import file_sha256, versions
+from edgebert.claim import claimed, clear_temporary
 from edgebert.device import PRECISIONS, RUNTIMES
 from edgebert.errors import DeviceError, UsageError
 from edgebert.progress import Reporter
@@ -48,14 +49,22 @@ def make_kit(folder: Path, runtimes: Sequence[str] = RUNTIMES, precisions: Seque
     kit.json grows with every file, so that a stopped call goes on where it was, and what it left can be swept. Files that
     an older kit.json names, and that are what it says, are not written again.
 
-    Raises UsageError for settings that are not known, ExportError where a format's packages are missing.
+    Raises UsageError for settings that are not known, ExportError where a format's packages are missing, BusyError where
+    another process makes the kit.
     """
     for what, values, known in (("--runtime", runtimes, RUNTIMES), ("--precision", precisions, PRECISIONS)):
         if not values or not set(values) <= set(known):
             raise UsageError(f"{what} {','.join(values)}: choose from {', '.join(known)}")
     reporter = reporter or Reporter(quiet=True)
     candidates = design(samples, max_length)
-    folder.mkdir(parents=True, exist_ok=True)
+    with claimed(folder):
+        folder.mkdir(exist_ok=True)
+        clear_temporary(folder)
+        return _made(folder, candidates, runtimes, precisions, reporter)
+
+
+def _made(folder: Path, candidates: Sequence[Candidate], runtimes: Sequence[str], precisions: Sequence[str],
+          reporter: Reporter) -> Kit:
     right = _right_files(folder)
     items: list[dict[str, Any]] = []
     made = 0
@@ -150,12 +159,14 @@ def sweep_device(device: str, kit: Kit, out: Path, options: SweepOptions, report
     """Times the kit on "local", this machine, or another device as `remote.open_device` names it, and appends the
     timings to `out`. What `out` holds is not timed again.
 
-    Raises UsageError for results of other conditions, DeviceError where nothing could be timed or the device is gone.
+    Raises UsageError for results of other conditions, DeviceError where nothing could be timed or the device is gone,
+    BusyError where another process writes to `out`.
     """
     def say(text: str) -> None:
         reporter.say(f"  {text}")
 
-    with reporter.stage("sweep", total=kit.timings * options.rounds * len(options.threads), unit="timings") as tick:
+    total = kit.timings * options.rounds * len(options.threads)
+    with claimed(out), reporter.stage("sweep", total=total, unit="timings") as tick:
         if device != "local":
             from edgebert.remote import open_device, sweep_on
 

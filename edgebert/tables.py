@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from device_bench.strict_json import bounded_text, strict_json
 from edgebert.errors import UsageError
 from edgebert.spec import FFN_MATRICES, EncoderShape, LayerSpec, SubnetSpec
 from exporters.artifact import Precision
@@ -63,6 +64,10 @@ class LayerErrors:
                    _numbers(value.get("qk_dim", {})))
 
 
+def _ranks_each_once(order: tuple[int, ...], count: int) -> bool:
+    return len(order) == count and sorted(order) == list(range(count))  # the length first: a file may claim any width
+
+
 def _keyed(errors: dict[int, float]) -> dict[str, float]:
     return {str(key): value for key, value in errors.items()}
 
@@ -106,9 +111,9 @@ class ErrorTables:
         for i, (errors, shape) in enumerate(zip(self.layers, self.source.layers)):
             if shape.heads not in errors.heads or shape.ffn not in errors.ffn:
                 raise UsageError(f"error tables: layer {i} lacks its full width")
-            if sorted(self.head_order[i]) != list(range(shape.heads)):
+            if not _ranks_each_once(self.head_order[i], shape.heads):
                 raise UsageError(f"error tables: layer {i} does not rank each head once")
-            if sorted(self.neuron_order[i]) != list(range(shape.ffn)):
+            if not _ranks_each_once(self.neuron_order[i], shape.ffn):
                 raise UsageError(f"error tables: layer {i} does not rank each neuron once")
 
     @property
@@ -192,21 +197,21 @@ class ErrorTables:
                        _numbers(value.get("hidden", {})),
                        float(value["int4_embedding"]) if "int4_embedding" in value else None,
                        {int(count): int(rows) for count, rows in value.get("tokens", {}).items()})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise UsageError(f"not a table of errors: {error}") from error
 
     @classmethod
     def loads(cls, text: str) -> ErrorTables:
         try:
-            return cls.from_json(json.loads(text))
-        except json.JSONDecodeError as error:
+            return cls.from_json(strict_json(text))
+        except ValueError as error:
             raise UsageError(f"not a table of errors: {error}") from error
 
 
 def read_tables(path: Path) -> ErrorTables:
     """The tables in a file. Raises UsageError where it cannot be read or holds none."""
     try:
-        return ErrorTables.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        return ErrorTables.loads(bounded_text(path))
+    except (OSError, ValueError) as error:
         raise UsageError(f"--tables {path}: cannot be read ({error}); give error tables, such as a bundle's "
                          "tables.json") from error

@@ -5,12 +5,13 @@ A `Scorer` holds the truth of one split: logits in, a score in points out, or th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgebert.alignment import Places
-from edgebert.answers import best_spans
+from edgebert.answers import answer_f1, best_spans
 from edgebert.data_kinds import ANSWERS, KINDS, MULTI, REGRESSION, SINGLE, TOKENS
 from edgebert.errors import AccuracyError, UsageError
 from edgebert.evidence import Score
@@ -34,6 +35,15 @@ class TokenTruth(NamedTuple):
 def are_spans(labels: Sequence[str]) -> bool:
     """Whether tags mark spans: O, or B-, I-, E- or S- and a type."""
     return all(label == OUTSIDE or label.startswith(SPAN_PREFIXES) for label in labels)
+
+
+def _named(tags: Sequence[str], spans: bool) -> list[tuple[Any, ...]]:
+    """(type, first word, last word) of each span, or (tag, word) of each word."""
+    if not spans:
+        return list(zip(tags, range(len(tags))))
+    from seqeval.metrics.sequence_labeling import get_entities
+
+    return get_entities(list(tags))
 
 
 def choose_metric(kind: str, labels: Sequence[str], asked: str | None) -> str:
@@ -97,7 +107,53 @@ class Scorer:
 
     def texts(self, logits: np.ndarray) -> list[str]:
         """What the logits say, in words for people."""
+        return self._words(self.read(logits))
+
+    def truths(self) -> list[str]:
+        """What is true, in the same words; of several accepted answers the first."""
+        if self.kind == ANSWERS:
+            return [answers[0].text for answers in self.truth.answers]
+        return self._words(self.truth.tags if self.kind == TOKENS else self.truth)
+
+    def faults(self, logits: np.ndarray) -> np.ndarray:
+        """How wrong each row is, float [rows], 0 where it is right: 1 for another class; labels that are wrong; the
+        distance to the number; words with another tag; what the answer's F1 lacks to 1."""
+        import numpy as np
+
         said = self.read(logits)
+        if self.kind == SINGLE:
+            return (said != self.truth).astype(float)
+        if self.kind == MULTI:
+            return (said != self.truth.astype(bool)).sum(1).astype(float)
+        if self.kind == REGRESSION:
+            return np.abs(said - self.truth)
+        if self.kind == TOKENS:
+            return np.array([sum(a != b for a, b in zip(ours, theirs, strict=True))
+                             for ours, theirs in zip(said, self.truth.tags, strict=True)], float)
+        return np.array([1 - answer_f1(text, answers) for text, answers in zip(said, self.truth.answers, strict=True)])
+
+    def found(self, logits: np.ndarray) -> dict[str, tuple[int, int]]:
+        """Label -> (how often it is found where it stands, how often it stands), of those that do stand; of tags that
+        mark spans, whole spans by their type. Empty for numbers and for answers to questions."""
+        import numpy as np
+
+        said = self.read(logits)
+        if self.kind in (SINGLE, MULTI):
+            true, ours = (np.eye(len(self.labels), dtype=bool)[side] if self.kind == SINGLE else side.astype(bool)
+                          for side in (self.truth, said))
+            counted = zip(self.labels, (true & ours).sum(0).tolist(), true.sum(0).tolist())
+            return {label: (hits, total) for label, hits, total in counted if total}
+        if self.kind != TOKENS:
+            return {}
+        hits, total = Counter[str](), Counter[str]()
+        for ours, theirs in zip(said, self.truth.tags, strict=True):
+            known = set(_named(ours, are_spans(self.labels)))
+            for name, *place in _named(theirs, are_spans(self.labels)):
+                total[name] += 1
+                hits[name] += (name, *place) in known
+        return {label: (hits[label], total[label]) for label in sorted(total)}
+
+    def _words(self, said: Any) -> list[str]:
         if self.kind == SINGLE:
             return [self.labels[i] for i in said]
         if self.kind == MULTI:

@@ -5,13 +5,13 @@ The result is what `transformers.AutoTokenizer` gives for the same folder, in a 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from device_bench.strict_json import bounded_text, strict_json
 from edgebert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +23,11 @@ LENGTHS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 SHARE_HELD = 0.995
 SPECIAL_TOKENS = {"unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": "[CLS]",
                   "mask_token": "[MASK]"}
+LONGEST_OF_ALL = 10**31
+"""Above what transformers writes as model_max_length where there is no limit, which no 64 bits hold."""
+SETTINGS = {**dict.fromkeys(SPECIAL_TOKENS, str), "tokenizer_class": str, "do_lower_case": bool, "strip_accents": bool,
+            "tokenize_chinese_chars": bool, "add_prefix_space": bool}
+"""Kinds of the settings that are read here; each may also be null."""
 PAD_TOKENS = ("[PAD]", "<pad>")
 
 # Texts on which tokenizers are known to part company; the last three are longer than any encoder takes.
@@ -208,8 +213,8 @@ def _read_settings(folder: Path) -> dict[str, Any]:
         path = folder / name
         if path.is_file():
             try:
-                values = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError, RecursionError) as error:
+                values = strict_json(bounded_text(path), LONGEST_OF_ALL)
+            except (OSError, ValueError) as error:
                 raise UsageError(f"{path}: not readable as JSON ({error})") from error
             if not isinstance(values, dict):
                 raise UsageError(f"{path}: expected a JSON object, found {type(values).__name__}")
@@ -217,6 +222,9 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     for name in SPECIAL_TOKENS:
         if isinstance(settings.get(name), dict):
             settings[name] = settings[name].get("content")
+    for name, kind in SETTINGS.items():
+        if not isinstance(settings.get(name), kind | None):
+            raise UsageError(f"{folder}: the tokenizer's {name} must be {kind.__name__}, got {settings[name]!r:.40}")
     return settings
 
 
@@ -225,7 +233,9 @@ def _read_tokenizer(path: Path) -> Tokenizer:
 
     try:
         return Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises a bare Exception for a broken file
+    except BaseException as error:  # a bare Exception for a broken file, a PanicException for one that breaks the library
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise UsageError(f"{path}: not a usable tokenizer ({' '.join(str(error).split())})") from error
 
 

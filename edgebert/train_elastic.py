@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from edgebert.bundle import move_into_place
 from edgebert.cache import Cache
+from edgebert.claim import claiming, made_beside, move_into_place
 from edgebert.compress.importance import IN_ORDER
 from edgebert.crew import leave_to_main
 from edgebert.elastic_stages import Elastic, ElasticSettings, elastic_of
@@ -24,7 +23,6 @@ from edgebert.supernet import (
     Supernet,
     TaskRecord,
     open_supernet,
-    temporary_beside,
     write_record,
 )
 from edgebert.tables import ErrorTables
@@ -42,6 +40,7 @@ class ElasticRequest(RunRequest):
     criterion: str = "fisher"
 
 
+@claiming
 def train_elastic(request: ElasticRequest, cache: Cache, reporter: Reporter) -> Supernet:
     """Fine-tunes the teacher, trains the supernet, scores the grid of its subnets, and writes `request.out`."""
     work = Workplace(cache, reporter, request.seed, request.tensorboard)
@@ -79,8 +78,7 @@ def write_supernet(request: ElasticRequest, material: Material, teacher: Encoder
 
     data, folder = material.data, material.checkpoint.folder
     logging.disable_progress_bar()
-    made = temporary_beside(request.out)
-    try:
+    with made_beside(request.out) as made:
         for name, net in ((WEIGHTS.parent, elastic.net), (TEACHER.parent, teacher)):
             wrap(net, data.labels, material.checkpoint.source_layers, kind=data.kind).save_pretrained(made / name)
         write_tokenizer(folder, made / TEACHER.parent)
@@ -89,6 +87,4 @@ def write_supernet(request: ElasticRequest, material: Material, teacher: Encoder
         write_record(made, elastic.space, task, scores, grid, tables,
                      {**asdict(request.settings), "seed": request.seed, "command": request.command})
         move_into_place(made, request.out, request.overwrite)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
     return open_supernet(request.out)

@@ -22,7 +22,7 @@ RUN = [sys.executable, "-c", "from edgebert.cli import main; main()"]
 
 def edgebert(*args: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment}
-    return subprocess.run([*RUN, *map(str, args)], capture_output=True, text=True, cwd=cwd or ROOT, env=env, timeout=120)
+    return subprocess.run([*RUN, *map(str, args)], capture_output=True, text=True, cwd=cwd or ROOT, env=env, timeout=400)
 
 
 def test_help_is_quick_and_imports_nothing_heavy():
@@ -85,6 +85,7 @@ WRONG = {
     "out under a file": (["fit-device", "--out", "README.md/x"], 2, "cannot write"),
     "tables without dry run": (["fit-device", "--tables", "x", "--out", "never"], 2, "--dry-run"),
     "tables that are none": (["fit-device", "--dry-run", "--tables", "pyproject.toml"], 2, "table of errors"),
+    "trials without a model": (["fit-device", "--refine", "8", "--dry-run"], 2, "--dry-run does without"),
     "verify of no bundle": (["verify", "docs"], 2, "not a bundle"),
     "bench of no bundle": (["bench", "docs"], 2, "not a bundle"),
     "inspect of nothing": (["inspect", "nowhere"], 2, "nowhere"),

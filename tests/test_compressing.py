@@ -57,12 +57,12 @@ def test_a_method_leaves_a_checkpoint_and_a_record(method: str, request_of, root
 
 
 def test_recovery_follows_and_is_refused_where_it_would_undo_the_method(request_of, root: Path) -> None:
-    with pytest.raises(UsageError, match="--recover quick would fill the zeros of --method snip again"):
-        request_of("snip", recover="quick")
+    with pytest.raises(UsageError, match="--recover standard would fill the zeros of --method snip again"):
+        request_of("snip", recover="standard")
     plain, result = (compress(request_of("drone", recover=how, out=root / how), Cache(root / "cache"),
-                              Reporter(quiet=True)) for how in ("none", "quick"))
-    assert result["recover"] == "quick" and result["after"]["shape"] == plain["after"]["shape"]
-    weights = [(root / how / "model.safetensors").read_bytes() for how in ("none", "quick")]
+                              Reporter(quiet=True)) for how in ("none", "standard"))
+    assert result["recover"] == "standard" and result["after"]["shape"] == plain["after"]["shape"]
+    weights = [(root / how / "model.safetensors").read_bytes() for how in ("none", "standard")]
     assert weights[0] != weights[1]
 
 
@@ -73,7 +73,7 @@ def test_masks_alone_say_how_far_they_go(request_of, root: Path) -> None:
 
 
 def test_a_narrower_stream_recovers_from_a_teacher_seen_through_its_basis(request_of, root: Path) -> None:
-    result = compress(request_of("stream-rotation", recover="quick", out=root / "narrow"), Cache(root / "cache"),
+    result = compress(request_of("stream-rotation", recover="standard", out=root / "narrow"), Cache(root / "cache"),
                       Reporter(quiet=True))
     before, after = result["before"]["shape"], result["after"]["shape"]
     assert after["hidden"] == 32 < before["hidden"] == after["embedding"]
@@ -85,7 +85,7 @@ def test_a_narrower_stream_recovers_from_a_teacher_seen_through_its_basis(reques
     ({"method": "unknown"}, "--method 'unknown' is not known, choose from magnitude, taylor"),
     ({"keep": 0.0}, "--keep 0: a share of the layers' weights, more than 0 and at most 1"),
     ({"keep": 1.5}, "--keep 1.5: a share"), ({"keep": float("nan")}, "--keep nan: a share"),
-    ({"recover": "full"}, "--recover 'full' is not known, choose from none, quick"),
+    ({"recover": "full"}, "--recover 'full' is not known, choose from none, standard"),
     ({"task": "snips"}, "either --task .* or --data")])
 def test_wrong_requests_are_refused(changes: dict[str, object], said: str, request_of) -> None:
     base = request_of("drone")

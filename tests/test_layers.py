@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {"device_bench": 0, "exporters": 1, "edgebert": 2}
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "litert_torch", "ai_edge_litert", "ai_edge_quantizer",
-         "safetensors", "pandas", "altair", "datasets", "pyarrow"}
+         "safetensors", "pandas", "altair", "datasets", "pyarrow", "ray"}
 PLANNING = ("errors", "spec", "device", "cost", "tables", "plan", "knapsack", "search", "choice", "data", "tasks",
             "data_kinds", "alignment", "answers", "metrics", "tokenization", "bundle", "evidence", "request",
             "layout", "inspecting", "benching", "cache", "progress", "derive", "published", "profile_reader",
@@ -20,7 +20,10 @@ PLANNING = ("errors", "spec", "device", "cost", "tables", "plan", "knapsack", "s
             "profile_checks", "profile_text", "profile_new", "remote_facts", "cli_native",
             "interop.benchmark_model", "interop.onnxruntime_profile", "interop.optimum", "interop.records",
             "interop.runtime_config", "fronts", "explaining", "given", "cli_front", "cli_explain", "cli_build",
-            "lengths", "elf", "doctor", "cli_doctor", "cli", "cli_plan", "cli_files", "cli_profiles", "demo.__init__")
+            "breakdown", "verdict", "stored", "refine", "study",
+            "fleet", "pool", "cli_report",
+            "lengths", "elf", "claim", "reproducing", "cli_reproduce", "doctor",
+            "cli_doctor", "cli", "cli_plan", "cli_files", "cli_profiles", "demo.__init__")
 FILES = [path for name in FLOORS for path in sorted((ROOT / name).rglob("*.py"))]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import random
 import re
@@ -103,6 +104,19 @@ def test_the_reported_score_is_what_the_file_scores_by_hand(fitted, place):
         total += 1
     assert result.evidence.files[0].test.points == pytest.approx(100 * right / total)
     assert result.evidence.files[0].test.points > 90, "the task is easy"
+
+
+def test_what_the_file_loses_against_the_teacher_is_counted_row_by_row(fitted):
+    evidence = fitted[0].evidence
+    file, teacher = evidence.files[0].test, evidence.model("teacher").test
+    assert {one.label for one in evidence.classes} == {"tune", "sky"}
+    assert sum(one.rows for one in evidence.classes) == file.rows == teacher.rows
+    for who, score in (("file", file), ("teacher", teacher)):
+        assert sum(getattr(one, who) for one in evidence.classes) == round(score.points * score.rows / 100)
+    changes = evidence.changes
+    assert changes.worse - changes.better == round((teacher.points - file.points) * file.rows / 100)
+    assert len(changes.lapses) == min(changes.worse, 10)
+    assert all(lapse.teacher == lapse.truth != lapse.answer for lapse in changes.lapses)
 
 
 def test_the_bundle_is_whole_and_loads_as_transformers(fitted):
@@ -219,6 +233,18 @@ def test_a_file_that_computes_something_else_stops_the_bundle(fitted, place, mon
     assert (failed / "transformers" / "model.safetensors").exists() and list(failed.glob("model_*.onnx"))
 
 
+def test_a_refined_plan_keeps_the_budget_and_says_what_came_of_the_trials(fitted, place):
+    first, _ = fitted
+    result, reporter = quiet(ask(place, "refined", budget=first.plan.budget, effort="quick", refine=12), place)
+    said = result.plan.provenance["refined"]
+    assert said.startswith(("used: of ", "not used: ")) and "other plan" in said and "refine the plan" in reporter.seconds
+    assert result.plan.refined or result.plan.subnet == first.plan.subnet
+    assert result.plan.estimate.tail_ms <= first.plan.budget.max_latency_ms
+    assert result.plan.predicted_error >= first.plan.predicted_error - 1e-9
+    assert CompressionPlan.loads((result.bundle / "plan.json").read_text()) == result.plan
+    assert html.escape(said.split(": ", 1)[1][:40]) in (result.bundle / "report.html").read_text()
+
+
 def test_max_drop_alone_gives_the_fastest_plan_that_keeps_the_score(place):
     result, _ = quiet(ask(place, "fast", budget=Budget(max_drop=5.0), minimise_latency=True), place)
     whole = result.evidence.model("teacher")
@@ -229,7 +255,10 @@ def test_max_drop_alone_gives_the_fastest_plan_that_keeps_the_score(place):
 def test_contradictions_are_refused_when_the_request_is_made(place):
     for changes, expected in (({"runtime": "onnx", "tflite_compat": "2.14"}, "contradicts"),
                               ({"task": "snips"}, "not both"), ({"effort": "huge"}, "effort"),
-                              ({"minimise_latency": True}, "max-drop")):
+                              ({"minimise_latency": True}, "max-drop"), ({"refine": -1}, "at least 0"),
+                              ({"study": "here.journal"}, "--refine N"),
+                              ({"refine": 5, "minimise_latency": True, "budget": Budget(max_drop=1.0)},
+                               "inside a budget")):
         with pytest.raises(UsageError, match=expected):
             ask(place, "x", **changes)
 

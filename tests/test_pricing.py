@@ -7,13 +7,15 @@ import json
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from edgebert import cost
 from edgebert.device import Budget
+from edgebert.knapsack import efficient
 from edgebert.plan import CompressionPlan
 from edgebert.pricing import specs_of
-from edgebert.search import search
+from edgebert.search import Infeasible, search
 from edgebert.spec import EncoderShape, LayerSpec, SubnetSpec
 from edgebert.tables import ErrorTables, LayerErrors
 from exporters.artifact import LayerPrecision, Precision
@@ -170,10 +172,44 @@ def test_real_sizes_with_ranks_plan_in_seconds(layers: int, hidden: int, ffn: in
     levels = tuple(hidden * step // 8 for step in range(1, 5))
     ranks = {name: {level: 0.2 * (1 - level / hidden) ** 2 for level in levels}
              for name in ("query", "key", "value", "output", "up", "down")}
-    given = replace(base, layers=tuple(replace(e, ranks=ranks, qk_dim={8: 0.1, 16: 0.05, 24: 0.01})
-                                       for e in base.layers))
+    given = replace(base, layers=tuple(replace(e, ranks=ranks, qk_dim={8: 0.1, 16: 0.05, 24: 0.01}) for e in base.layers),
+                    source=replace(base.source, vocab=30522), word_ranks={hidden // 4: 0.3}, int4_embedding=0.2,
+                    hidden={hidden * k // 12: 0.1 * (12 - k) for k in (4, 6, 8, 10)})
     whole = cost.estimate(given.source, Precision.uniform("int8", layers), profile(), "onnx", 1, LENGTH)
     start = time.process_time()
-    plan = search(given, profile(), Budget(max_latency_ms=0.4 * whole.tail_ms), "onnx", 1, LENGTH)
+    plan = search(given, profile(), Budget(max_latency_ms=0.4 * whole.tail_ms), "auto", 1, LENGTH)
     assert time.process_time() - start < seconds
     assert plan.estimate.tail_ms <= 0.4 * whole.tail_ms and abs(plan.bound.gap) < 1e-6
+
+
+def test_another_runtime_or_stream_is_left_out_only_where_it_cannot_be_better() -> None:
+    """What `search` finds over all of them is the best of what it finds for each."""
+    given = replace(with_ranks(2), hidden={8: 0.03, 12: 0.01})
+    for share in (0.7, 0.9):
+        for minimise in ("error", "latency"):
+            whole = cost.estimate(given.source, Precision.uniform("fp32", 2), profile(), "onnx", 1, LENGTH)
+            budget = Budget(max_latency_ms=share * whole.tail_ms)
+            plans = []
+            for runtime, stream in itertools.product(("onnx", "tflite"), ({}, {8: 0.03}, {12: 0.01})):
+                try:
+                    plans.append(search(replace(given, hidden=stream), profile(), budget, runtime, 1, LENGTH, 2.0,
+                                        minimise))
+                except Infeasible:
+                    continue
+            found = search(given, profile(), budget, "auto", 1, LENGTH, 2.0, minimise)
+            best = min(p.predicted_error if minimise == "error" else p.estimate.latency_ms for p in plans)
+            reached = found.predicted_error if minimise == "error" else found.estimate.latency_ms
+            assert reached == pytest.approx(best, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_remains_is_what_nothing_beats(seed: int) -> None:
+    rows = np.random.default_rng(seed).integers(0, 6, (700, 4)).astype(float)
+    kept = efficient(rows)
+    naive, seen = [], set()
+    for place in sorted(range(len(rows)), key=lambda i: tuple(rows[i])):
+        if tuple(rows[place]) not in seen and not any(
+                (rows[other] <= rows[place]).all() and (rows[other] < rows[place]).any() for other in range(len(rows))):
+            naive.append(place)
+            seen.add(tuple(rows[place]))
+    assert kept == naive

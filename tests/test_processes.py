@@ -84,7 +84,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def finished(command: list) -> subprocess.CompletedProcess:
-    return subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=400)
 
 
 def start_two(script: Path, folder: Path, pause: float) -> list[subprocess.Popen]:
@@ -133,7 +133,7 @@ def test_a_process_that_ends_takes_the_other_with_it_and_the_run_goes_on_later(s
 def test_a_whole_run_of_two_processes_writes_and_prints_once(tmp_path, bert_folder):
     task = write_task(tmp_path / "task")
     done = finished([*LAUNCH, "-m", "edgebert", "fit-device", "--model", bert_folder, "--data", task, "--runtime", "onnx",
-                     "--length", "16", "--max-size", "0.2MB", "--teacher-epochs", "3", "--effort", "quick",
+                     "--length", "16", "--max-size", "0.2MB", "--teacher-epochs", "3", "--effort", "standard",
                      "--cache", tmp_path / "cache", "--out", tmp_path / "bundle"])
     assert done.returncode == 0, done.stderr
     assert verify(tmp_path / "bundle").checks

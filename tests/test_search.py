@@ -164,6 +164,27 @@ def test_an_impossible_budget_says_what_it_misses() -> None:
     assert search(tables(0), profile(), enough, infeasible.nearest.runtime, 1, LENGTH).subnet
 
 
+def test_limits_that_contradict_each_other_are_named() -> None:
+    """fp32 is the faster here and int8 the smaller: either limit can be kept, not both."""
+    given, device = tables(1, layers=2), profile()
+    space = list(every_candidate(given, device, "onnx"))
+    fastest = min(c.found.tail_ms for c in space) * 1.001
+    smallest = min(c.found.file_bytes for c in space) / 1e6 * 1.001
+    memory = max(c.found.memory_mb for c in space)
+    assert not [c for c in space if c.found.tail_ms <= fastest and c.found.file_bytes <= smallest * 1e6]
+    both = Budget(fastest, "p90", memory, smallest)
+    for alone in (replace(both, max_latency_ms=None), replace(both, max_size_mb=None)):
+        assert search(given, device, alone, "onnx", 1, LENGTH).subnet
+    with pytest.raises(Infeasible) as caught:
+        search(given, device, both, "onnx", 1, LENGTH)
+    said = str(caught.value).split("; these limits contradict, ")[1]
+    assert said == ("each could be kept without the other: "
+                    f"p90 latency {fastest:.3g} ms and file size {smallest:.3g} MB")
+    with pytest.raises(Infeasible) as caught:
+        search(given, device, replace(both, max_size_mb=1e-4), "onnx", 1, LENGTH)
+    assert "contradict" not in str(caught.value), "no file is so small, whatever the latency"
+
+
 def test_the_dual_minimises_latency_under_an_error() -> None:
     given, device = tables(2), profile()
     loose, tight = (search(given, device, Budget(), "onnx", 1, LENGTH, limit, "latency") for limit in (2.0, 0.2))

@@ -262,6 +262,33 @@ def test_logits_that_are_not_finite_get_no_score(broken):
         Scorer(SINGLE, "accuracy", named(3), np.zeros(4, dtype=int))(logits)
 
 
+CASES_OF_FAULTS = {
+    SINGLE: (("a", "b", "c"), np.array([0, 1, 1]), [[2, 1, 0], [0, 3, 1], [0, 1, 5]], [0, 0, 1],
+             {"a": (1, 1), "b": (1, 2)}, ["a", "b", "b"]),
+    MULTI: (("a", "b", "c"), np.array([[1, 0, 1], [0, 0, 0]], np.float32), [[1, 1, -1], [-1, -1, -1]], [2, 0],
+            {"a": (1, 1), "c": (0, 1)}, ["a, c", "(none)"]),
+    REGRESSION: (("score",), np.array([1.0, 2.0]), [[1.5], [2.0]], [0.5, 0], {}, ["1.00", "2.00"])}
+
+
+@pytest.mark.parametrize("kind", CASES_OF_FAULTS)
+def test_faults_are_rows_that_are_wrong_and_found_are_labels_where_they_stand(kind):
+    labels, truth, logits, faults, found, words = CASES_OF_FAULTS[kind]
+    scorer = Scorer(kind, next(iter(METRICS[kind])), labels, truth)
+    assert scorer.faults(np.array(logits, np.float32)).tolist() == faults
+    assert scorer.found(np.array(logits, np.float32)) == found and scorer.truths() == words
+
+
+def test_spans_are_found_whole_and_plain_tags_word_by_word():
+    for labels, truth, said, metric, found in (
+            (("O", "B-x", "I-x", "B-y"), ["B-x", "I-x", "O", "B-y"], [1, 0, 0, 3], "span_f1", {"x": (0, 1), "y": (1, 1)}),
+            (("N", "V"), ["N", "V", "V", "N"], [0, 1, 0, 0], "accuracy", {"N": (2, 2), "V": (1, 2)})):
+        places = Places(np.arange(4), np.arange(4))
+        scorer = Scorer(TOKENS, metric, labels, TokenTruth((places,), (tuple(truth),)))
+        logits = np.eye(len(labels), dtype=np.float32)[None, said]
+        assert scorer.found(logits) == found and scorer.faults(logits).tolist() == [1.0]
+        assert scorer.truths() == [" ".join(truth)]
+
+
 def test_answers_in_words():
     assert Scorer(SINGLE, "accuracy", ("no", "yes"), np.zeros(2, int)).texts(np.eye(2)) == ["no", "yes"]
     several = Scorer(MULTI, "micro_f1", ("a", "b"), np.zeros((2, 2)))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+from device_bench.strict_json import strict_json
 
 KERNEL = "_kernel_time"
 """The end of the name of an event that times one node; the older fence events around it take no time."""
@@ -71,8 +72,8 @@ def read_onnxruntime_profile(text: str) -> OnnxProfile:
 
 def _events(text: str) -> list[dict[str, Any]]:
     try:
-        events = json.loads(text)
-    except json.JSONDecodeError:
+        events = strict_json(text)
+    except ValueError:
         events = _cut_short(text.splitlines())
     if not isinstance(events, list) or not events or not all(isinstance(event, dict) for event in events):
         raise ValueError("this is no profile of onnxruntime: not a list of events")
@@ -87,8 +88,8 @@ def _cut_short(lines: Iterable[str]) -> list[dict[str, Any]]:
         if line in ("[", "]", ""):
             continue
         try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
+            events.append(strict_json(line))
+        except ValueError:
             break  # the last one, half written
     if not events:
         raise ValueError("this is no profile of onnxruntime: not JSON")

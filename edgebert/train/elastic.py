@@ -61,8 +61,22 @@ class Curriculum:
         return ends + [space.draw(random, self.per_layer) for _ in range(self.random)]
 
 
-def distil_step(net: Encoder, teacher: Encoder, space: ElasticSpace, curriculum: Curriculum, objective: Objective,
-                same_width: bool = False, precision: str = "bf16", seed: int = 0) -> Step:
+@dataclass(frozen=True)
+class Together:
+    """A curriculum of exactly these subnets in each step, which stay subnets of one network. distill, weight, summed: as
+    in `Curriculum`."""
+
+    points: tuple[SubnetSpec, ...]
+    distill: Literal["hidden", "ckd"] = "hidden"
+    weight: float = 1.0
+    summed: bool = False
+
+    def subnets(self, space: ElasticSpace, random: np.random.Generator) -> list[tuple[SubnetSpec, SubnetSpec]]:
+        return [(point, space.uniform(1.0)) for point in self.points]
+
+
+def distil_step(net: Encoder, teacher: Encoder, space: ElasticSpace, curriculum: Curriculum | Together,
+                objective: Objective, same_width: bool = False, precision: str = "bf16", seed: int = 0) -> Step:
     """A step for `train.loop.optimise` that teaches the subnets of `net` to answer as `teacher` does.
 
     The teacher runs once a step, or, with same_width, once for each width of the step: at the student's own widths and

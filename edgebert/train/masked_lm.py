@@ -30,11 +30,12 @@ def load_masked_lm(folder: Path) -> nn.Module | None:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if config.model_type not in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
             return None
         model, report = AutoModelForMaskedLM.from_pretrained(folder, config=config, dtype=torch.float32,
-                                                             use_safetensors=True, output_loading_info=True)
+                                                             use_safetensors=True, output_loading_info=True,
+                                                             trust_remote_code=False)
     finally:
         logging.set_verbosity(verbosity)
         logging.enable_progress_bar()

@@ -1,4 +1,4 @@
-"""Ctrl-C and polite kills, held until a step is whole."""
+"""Ctrl-C, polite kills and closed terminals, held until a step is whole."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Held:
 
 @contextlib.contextmanager
 def held_signals() -> Iterator[Held]:
-    """Holds SIGINT and SIGTERM back where a Python handler waits for them; at the end, delivers what is left.
+    """Holds SIGINT, SIGTERM and SIGHUP back where a Python handler waits for them; at the end, delivers what is left.
 
     Outside the main thread, where Python allows no handlers, nothing is held.
     """
     held = Held()
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if callable(handler := signal.getsignal(number)):
                 held.handlers[number] = handler
                 signal.signal(number, held.take)
