@@ -35,7 +35,8 @@ from edgebert.errors import Interrupted, code_of, failure, page_of
 
 EXIT_CODES = """Exit codes: 0 ok, 1 doctor found something wrong, 2 usage or bad input, 3 budget unreachable, 4 a file
 does not compute what it should, 5 accuracy below --max-drop, 6 device or runtime, 7 measured over budget, 8 training
-diverged or lost a process, 130 interrupted. Errors carry a code, explained in docs/errors.md.
+diverged or lost a process, 9 another run has the folder, 130 interrupted. Errors carry a code, explained in
+docs/errors.md.
 
 What a run did is kept as JSON lines in the cache, in runs/TIME/events.jsonl, also where it was killed."""
 

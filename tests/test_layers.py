@@ -22,6 +22,8 @@ PLANNING = ("errors", "spec", "device", "cost", "tables", "plan", "knapsack", "s
             "interop.runtime_config", "fronts", "explaining", "given", "cli_front", "cli_explain", "cli_build",
             "breakdown", "verdict", "stored", "refine", "study",
             "fleet", "pool", "cli_report",
+            "provenance", "signing", "checkpoint_files", "cli_sign",
+            "expected", "runlog",
             "lengths", "elf", "claim", "reproducing", "cli_reproduce", "doctor",
             "cli_doctor", "cli", "cli_plan", "cli_files", "cli_profiles", "demo.__init__")
 FILES = [path for name in FLOORS for path in sorted((ROOT / name).rglob("*.py"))]
