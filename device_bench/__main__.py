@@ -12,7 +12,7 @@ from typing import Optional, Sequence
 from device_bench import __version__
 from device_bench.arguments import add_options, options_from
 from device_bench.child import bench_in_child
-from device_bench.errors import BadGolden, BenchError
+from device_bench.errors import BadGolden, BenchError, told
 from device_bench.options import Options
 from device_bench.result import BenchResult
 from device_bench.run import bench, until_as_cool_as_now
@@ -108,7 +108,7 @@ def _golden_code(result: BenchResult) -> int:
 
 
 def _fail(error: BenchError) -> int:
-    print(f"bench: {error}", file=sys.stderr)
+    print(f"bench: {told(str(error))}", file=sys.stderr)
     return error.exit_code
 
 

@@ -86,7 +86,8 @@ def run_in_child(words: list[str], what: str, timeout_s: Optional[float], model_
             advice = "most likely there is too little memory: stop other programs, or take a smaller model"
         crash = f"bench: {what}: killed by signal {-child.returncode}; {advice}\n"
         return ChildRun(BenchError.exit_code, "", stderr + crash)
-    return ChildRun(child.returncode, stdout.decode("utf-8").strip(), stderr)
+    records = [line for line in stdout.decode("utf-8", errors="replace").splitlines() if line.startswith("{")]
+    return ChildRun(child.returncode, "\n".join(records), stderr)  # runtimes print on stdout too
 
 
 def _bound_memory(pid: int, model_bytes: int) -> None:

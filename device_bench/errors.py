@@ -27,3 +27,14 @@ class RuntimeMissing(BenchError):
 
 class BadModel(BenchError):
     """The file cannot be loaded or run, or lacks the inputs of a text encoder."""
+
+
+LONGEST = 2000  # characters of a message
+
+
+def told(message: str) -> str:
+    """A message on one line, as a terminal may show it: messages quote files, which may hold control characters or be
+    endless."""
+    line = " ".join(message[: 4 * LONGEST].split())
+    line = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."

@@ -196,16 +196,19 @@ def _open_onnx(ort: Any, path: Path, threads: int, check: _Check, answer: str, p
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4  # errors come as exceptions, once
     try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        # Without this it tries a refused file again, and says so on standard output, where the record goes.
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        described = [(one.name, one.type, tuple(one.shape)) for one in session.get_inputs()]
+        answers = [one.name for one in session.get_outputs()]
     except Exception as error:  # onnxruntime has a dozen unrelated exception classes
         reason = f"onnxruntime {ort.__version__} refuses it: {_first_line(error)}"
         raise BadModel(f"{path.name}: {reason}") from error
     types = {"tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(float)": "float32"}
     inputs = check(path, [
-        (one.name, types.get(one.type, one.type), tuple(n if isinstance(n, int) else None for n in one.shape))
-        for one in session.get_inputs()
+        (name, types.get(kind, kind), tuple(n if isinstance(n, int) else None for n in shape))
+        for name, kind, shape in described
     ])
-    output = _output_name(path, [one.name for one in session.get_outputs()], answer)
+    output = _output_name(path, answers, answer)
     axis = _length_axis(inputs[0].name)
     length, batch = inputs[0].shape[axis], inputs[0].shape[0] if axis else 1
 

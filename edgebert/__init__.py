@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgebert.plan import CompressionPlan
     from edgebert.progress import Reporter
     from edgebert.request import FitRequest
-    from edgebert.search import Infeasible, front, search
+    from edgebert.searching import Infeasible, front, search
     from edgebert.spec import EncoderShape, LayerSpec, SubnetSpec
     from edgebert.tables import ErrorTables
 
@@ -40,7 +40,7 @@ _HOMES = {
     "pareto": "fronts", "Inspection": "inspecting", "inspect": "inspecting",
     "EdgeBertConfig": "modeling", "EdgeBertForSequenceClassification": "modeling", "FitResult": "pipeline",
     "fit_device": "pipeline", "CompressionPlan": "plan", "Reporter": "progress", "FitRequest": "request",
-    "Infeasible": "search", "front": "search", "search": "search", "EncoderShape": "spec", "LayerSpec": "spec",
+    "Infeasible": "searching", "front": "searching", "search": "searching", "EncoderShape": "spec", "LayerSpec": "spec",
     "SubnetSpec": "spec", "ErrorTables": "tables",
 }
 

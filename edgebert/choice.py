@@ -11,7 +11,7 @@ from edgebert.device import Budget, DeviceProfile
 from edgebert.errors import AccuracyError, UsageError
 from edgebert.lengths import Served, best_lengths, lengths_on_offer, mean_ms, serving
 from edgebert.plan import CompressionPlan
-from edgebert.search import Infeasible, search
+from edgebert.searching import Infeasible, search
 from edgebert.spec import input_lengths
 from edgebert.tables import ErrorTables
 

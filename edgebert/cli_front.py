@@ -49,7 +49,7 @@ def front(profile: Annotated[str | None, typer.Option("--profile", "-p", help="A
     from edgebert.demo import demo_tables
     from edgebert.device import load_profile, parse_size
     from edgebert.fronts import as_row, draw
-    from edgebert.search import Infeasible
+    from edgebert.searching import Infeasible
     from edgebert.tables import read_tables
 
     if profile and profiles:

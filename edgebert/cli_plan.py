@@ -64,7 +64,7 @@ def print_runtimes(found: Sequence[UnderRuntime]) -> None:
 
 def dry_runs(devices: Sequence[DeviceProfile], budgets: Sequence[Budget], *asked: Any) -> None:
     """Plans for each device; the first one that no plan fits is raised at the end. asked: as `dry_run` takes it."""
-    from edgebert.search import Infeasible
+    from edgebert.searching import Infeasible
 
     missed = []
     for device, budget in zip(devices, budgets):
@@ -107,7 +107,7 @@ def _show(plan: CompressionPlan, as_json: bool) -> None:
 @contextmanager
 def _nearest_shown(as_json: bool) -> Iterator[None]:
     """Where no plan fits the budget, prints the nearest one before the error goes on."""
-    from edgebert.search import Infeasible
+    from edgebert.searching import Infeasible
 
     try:
         yield

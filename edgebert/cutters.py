@@ -20,7 +20,7 @@ from edgebert.errors import UsageError
 from edgebert.job import Compressed, Job, all_layers
 from edgebert.plan import CompressionPlan
 from edgebert.ranks import RANK_STEP
-from edgebert.search import search
+from edgebert.searching import search
 from edgebert.spec import MATRICES, EncoderShape, LayerSpec
 from edgebert.stages import IMPORTANCE_ROWS, calibration, tables_of
 from edgebert.tables import ErrorTables

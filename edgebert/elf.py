@@ -44,7 +44,8 @@ class Library:
             return f"{self.place}: {self.machine}, 32-bit, which keeps 4 KB pages"
         if self.fits:
             return f"{self.place}: {self.machine}, segments aligned to {self.alignment:,} bytes"
-        where = "" if self.alignment % PAGE else f", at {self.offset:,} in the archive, no multiple of {PAGE:,}"
+        by_alignment = self.alignment % PAGE or not self.alignment
+        where = "" if by_alignment or self.offset is None else f", at {self.offset:,} in the archive, no multiple of {PAGE:,}"
         return f"{self.place}: {self.machine}, segments aligned to {self.alignment:,} bytes{where}: no 16 KB pages"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 
+from device_bench.errors import told
+
 
 class EdgeBertError(Exception):
     """Base of every expected failure. The command line prints the message with `code` and ends with `exit_code`. A code
@@ -72,17 +74,6 @@ class BusyError(EdgeBertError):
 
 NO_MEMORY = ("can't allocate memory", "std::bad_alloc", "bad allocation", "Failed to allocate memory")
 """What torch and the runtimes say where no memory is left; their exceptions are of no class of their own."""
-
-
-LONGEST = 2000
-
-
-def told(message: str) -> str:
-    """A message on one line, as a terminal may show it: messages quote files, which may hold control characters or be
-    endless."""
-    line = " ".join(message[: 4 * LONGEST].split())
-    line = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in line)
-    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
 
 
 def failure(error: BaseException) -> tuple[str, int] | None:

@@ -14,7 +14,7 @@ from edgebert import cost
 from edgebert.device import Budget, DeviceProfile
 from edgebert.errors import UsageError
 from edgebert.plan import CompressionPlan
-from edgebert.search import Infeasible, runner_up, search
+from edgebert.searching import Infeasible, runner_up, search
 from edgebert.spec import LayerSpec, SubnetSpec
 from edgebert.tables import ErrorTables, LayerErrors
 from exporters.artifact import LayerPrecision, Precision

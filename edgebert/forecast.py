@@ -28,7 +28,7 @@ from edgebert.progress import Reporter
 from edgebert.prove import evaluate, formats, logits_on_test, student_files, teacher_file
 from edgebert.recovering import distilled, recovery
 from edgebert.request import FitRequest
-from edgebert.search import Infeasible
+from edgebert.searching import Infeasible
 from edgebert.stages import CALIBRATION_ROWS, TABLE_ROWS, Workplace, tables_of, teacher_of, teacher_schedule
 from edgebert.supernet import Supernet
 from edgebert.tables import ErrorTables

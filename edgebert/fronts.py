@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgebert import cost
 from edgebert.device import Budget, DeviceProfile
 from edgebert.plan import CompressionPlan
-from edgebert.search import Infeasible, front, search
+from edgebert.searching import Infeasible, front, search
 from edgebert.tables import ErrorTables
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def pareto(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime:
 
     Under each of SIZES limits on the file, from the smallest file there is to none, at most `points` optimal plans from
     the fastest to the most exact. The budget's own limits hold, but for its latency. runtime: one, not "auto".
-    Raises search.Infeasible, with the nearest plan, where nothing keeps the budget.
+    Raises searching.Infeasible, with the nearest plan, where nothing keeps the budget.
     """
     free = replace(budget, max_latency_ms=None)
     found = list(front(tables, profile, free, runtime, threads, length, points))

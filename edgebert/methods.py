@@ -7,7 +7,7 @@ from collections.abc import Callable
 from edgebert.errors import UsageError
 from edgebert.knapsack import Option
 from edgebert.plan import CompressionPlan
-from edgebert.search import Infeasible
+from edgebert.searching import Infeasible
 from edgebert.tables import ErrorTables
 
 METHODS = {

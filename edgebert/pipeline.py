@@ -31,7 +31,7 @@ from edgebert.prove_points import prove_points, with_points
 from edgebert.recovering import Student, distilled, recovered, recovery
 from edgebert.refining import refined
 from edgebert.request import FitRequest
-from edgebert.search import Infeasible, front, search
+from edgebert.searching import Infeasible, front, search
 from edgebert.stages import Workplace, teacher_of
 from edgebert.supernet import Supernet, open_supernet
 from edgebert.tables import ErrorTables
@@ -52,7 +52,7 @@ class FitResult:
 def fit_device(request: FitRequest, cache: Cache, reporter: Reporter) -> FitResult:
     """Profile, budget, model and data in; a proven bundle out.
 
-    Raises UsageError, search.Infeasible, AccuracyError, prove.Unproven or OverBudgetError; what was made before an
+    Raises UsageError, searching.Infeasible, AccuracyError, prove.Unproven or OverBudgetError; what was made before an
     accuracy or parity failure is kept beside `request.out` under the name NAME.failed.
     """
     work = Workplace(cache, reporter, request.seed, request.tensorboard)
@@ -121,8 +121,8 @@ def prepare(requests: Sequence[FitRequest], cache: Cache, reporter: Reporter) ->
 
 
 def require_feasible(request: FitRequest, material: Material) -> None:
-    """Raises search.Infeasible before anything is trained where no subnet at all fits the budget. Where a device will be
-    asked, the profile is not believed that far; a plan that was given is held against the model alone."""
+    """Raises searching.Infeasible before anything is trained where no subnet at all fits the budget. Where a device
+    will be asked, the profile is not believed that far; a plan that was given is held against the model alone."""
     if request.given is not None:
         return require_given(request.given, material.checkpoint.net.shape)
     if request.verify_on is not None:

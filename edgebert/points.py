@@ -1,8 +1,8 @@
 """Operating points: plans for smaller subnets inside a plan for a supernet, so that one file can hold all of them.
 
 Each is the best subnet of the one before it (no layer, head or neuron that it lacks, the same precisions) that is fast
-enough and that the shared file grows little by: a knapsack as in `edgebert.search`, whose limit on bytes counts what has
-to be stored again. Nothing is offered that is narrower or shallower than what the supernet was trained for.
+enough and that the shared file grows little by: a knapsack as in `edgebert.searching`, whose limit on bytes counts what
+has to be stored again. Nothing is offered that is narrower or shallower than what the supernet was trained for.
 """
 
 from __future__ import annotations

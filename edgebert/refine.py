@@ -17,7 +17,7 @@ import numpy as np
 from edgebert.choice import choose_plan
 from edgebert.device import DeviceProfile
 from edgebert.plan import CompressionPlan
-from edgebert.search import Infeasible, ranked
+from edgebert.searching import Infeasible, ranked
 from edgebert.study import GENERATION, PATIENCE, Parameters, Proposal, Study, Tried, fill
 from edgebert.tables import ErrorTables, LayerErrors
 from exporters.artifact import Precision
@@ -47,7 +47,7 @@ class Ground:
 
     def best(self, tables: ErrorTables) -> CompressionPlan:
         """The optimum of other tables for the same budget, priced by the true ones; its bound is that of the true
-        optimum, so that its gap says by how much more it is predicted to lose. Raises search.Infeasible."""
+        optimum, so that its gap says by how much more it is predicted to lose. Raises searching.Infeasible."""
         first = self.first
         plan = choose_plan(tables, self.profile, first.budget, self.runtime, first.threads, first.length, first.shorter)
         return self.certified(plan)

@@ -16,7 +16,7 @@ from edgebert.derive import KINDS
 from edgebert.device import CostRow, DeviceProfile
 from edgebert.errors import OverBudgetError
 from edgebert.plan import CompressionPlan
-from edgebert.search import Infeasible
+from edgebert.searching import Infeasible
 
 WORTH = 0.99
 """A plan inside the budget is left for another one only where that promises less than this part of its error."""
@@ -64,7 +64,7 @@ def settle(profile: DeviceProfile, decide: Decide, timed: Timed, most: int, devi
     profile offers nothing better.
 
     decide: a plan for a profile's costs. device: its name, for people. Raises OverBudgetError where no plan measured
-    inside the budget, saying by how much the last one missed it; search.Infeasible where by the corrected profile none
+    inside the budget, saying by how much the last one missed it; searching.Infeasible where by the corrected profile none
     can be.
     """
     best: CompressionPlan | None = None

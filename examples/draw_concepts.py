@@ -17,7 +17,7 @@ from edgebert.charts import LIGHT
 from edgebert.demo import demo_tables
 from edgebert.device import Budget, DeviceProfile, load_profile
 from edgebert.plan import CompressionPlan
-from edgebert.search import front, search
+from edgebert.searching import front, search
 from edgebert.spec import LayerSpec, SubnetSpec
 from edgebert.tables import ErrorTables
 from exporters.artifact import Precision

@@ -37,7 +37,7 @@ from edgebert.method_tables import tables_with_hidden, tables_with_ranks
 from edgebert.modeling import Encoder
 from edgebert.progress import Reporter
 from edgebert.request import RunRequest
-from edgebert.search import search
+from edgebert.searching import search
 from edgebert.stages import RECOVERY, TEACHER, Workplace, student_of, tables_of, teacher_of
 from edgebert.train.batches import steps_per_epoch
 from exporters.artifact import Artifact, InputSpec, Precision

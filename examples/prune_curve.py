@@ -34,7 +34,7 @@ from edgebert.material import Material, gather
 from edgebert.modeling import Encoder
 from edgebert.progress import Reporter
 from edgebert.request import RunRequest
-from edgebert.search import search
+from edgebert.searching import search
 from edgebert.spec import Indices, SubnetSpec, kept_indices
 from edgebert.stages import TABLE_ROWS, Workplace, teacher_of, weights_hash
 from edgebert.tables import ErrorTables

@@ -6,8 +6,8 @@
 
 Budgets are shares of the whole int8 model's predicted latency. Both plans are cut and refitted as fit-device does it,
 and with --recover-steps also recovered; dev has chosen nothing. One JSON line a plan, and one more once it is recovered;
-lines that are there already are not computed again. Seconds are those of the refinement, of the wall and of the
-processor.
+lines that are there already are not computed again, and trials of a stopped run are kept. Seconds are those of the
+refinement, of the wall and of the processor.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from edgebert.progress import Reporter
 from edgebert.refine import name_of
 from edgebert.refining import Jury, refined
 from edgebert.request import FitRequest
-from edgebert.search import search
+from edgebert.searching import search
 from edgebert.stages import RECOVERY, Workplace, student_of, tables_of, teacher_of
 from edgebert.train.batches import steps_per_epoch
 from edgebert.train.objectives import OBJECTIVES
@@ -70,7 +70,7 @@ def main() -> None:
     request = FitRequest(task=asked.task, data=asked.data, seed=asked.seed, teacher_epochs=asked.teacher_epochs,
                          profile=profile, budget=Budget(), out=Path("none"), runtime="tflite", refine=asked.trials)
     material = gather(request, reporter)
-    work = Workplace(Cache(asked.cache), reporter, asked.seed)
+    work = Workplace(Cache(asked.cache, resume=True), reporter, asked.seed)
     teacher = teacher_of(material.checkpoint, material.data, material.train, asked.teacher_epochs, work)
     tables = tables_of(teacher, material.data, material.train, "obs", work)
     jury, length = Jury(teacher, material.dev, OBJECTIVES[material.data.kind]), material.inputs.max_length

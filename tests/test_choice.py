@@ -10,7 +10,7 @@ from edgebert import cost
 from edgebert.choice import candidates
 from edgebert.device import Budget
 from edgebert.errors import BudgetError
-from edgebert.search import search
+from edgebert.searching import search
 from edgebert.spec import LayerSpec, SubnetSpec
 from exporters.artifact import LayerPrecision, Precision
 from tests.test_search import FFN, HEADS, LENGTH, profile, tables

@@ -156,7 +156,7 @@ def test_estimates_add_up_over_blocks() -> None:
 def test_the_search_adds_up_what_the_estimate_counts(shape: EncoderShape, runtime: str) -> None:
     """With nothing to gain from a cut, the whole model is planned: its summed options equal the whole model's cost."""
     from edgebert.device import Budget
-    from edgebert.search import search
+    from edgebert.searching import search
     from edgebert.tables import ErrorTables
 
     profile, tables = load_profile("x86-laptop"), ErrorTables.blank(shape, 16)

@@ -202,7 +202,7 @@ def test_flags_override_a_profile_budget_one_by_one() -> None:
 
 
 def test_planning_imports_nothing_heavy() -> None:
-    code = ("import sys, edgebert.search, edgebert.plan, edgebert.cost; "
+    code = ("import sys, edgebert.searching, edgebert.plan, edgebert.cost; "
             "print([m for m in ('torch', 'scipy', 'transformers', 'onnx', 'litert_torch') if m in sys.modules])")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

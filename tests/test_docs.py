@@ -112,7 +112,7 @@ def test_public_names_all_resolve():
 def test_exit_codes_in_the_readme_are_the_code_s():
     from edgebert import errors
     from edgebert.bundle import BrokenBundle
-    from edgebert.search import Infeasible
+    from edgebert.searching import Infeasible
     from exporters.parity import ParityError
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from edgebert.expected import IN_ORDER, OBS, Expected, Pace, Work, expected, lik
 from edgebert.pipeline import fit_device
 from edgebert.progress import Reporter
 from edgebert.request import EFFORTS, FitRequest
-from edgebert.search import search
+from edgebert.searching import search
 from edgebert.spec import EncoderShape, LayerSpec
 from edgebert.tables import ErrorTables
 from tests.conftest import random_net

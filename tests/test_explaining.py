@@ -12,7 +12,7 @@ from edgebert.device import Budget
 from edgebert.errors import UsageError
 from edgebert.explaining import differences, explain
 from edgebert.plan import CompressionPlan
-from edgebert.search import runner_up, search
+from edgebert.searching import runner_up, search
 from edgebert.spec import SubnetSpec
 from tests.test_cli import edgebert
 from tests.test_search import LENGTH, every_candidate, profile, tables

@@ -28,7 +28,7 @@ def faults(*words: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("how", [[], ["--term"]], ids=["kill -9", "SIGTERM"])
 def test_killed_runs_end_where_an_undisturbed_one_does(how):
     """The same plan byte for byte, a bundle that verifies, nothing left behind."""
-    done = faults("kill", "--kills", "6", "--seed", "1", *how)
+    done = faults("kill", "--kills", "2", "--seed", "1", *how)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert "0 faults" in done.stdout and "FAULT" not in done.stdout
 
@@ -45,7 +45,7 @@ def test_starved_runs_say_so_and_go_on_later():
 @pytest.mark.slow
 def test_a_few_runs_in_one_process_leave_nothing():
     """Growth of memory shows in long runs alone: `python -m tests.faults soak`."""
-    done = faults("soak", "--benches", "6", "--fits", "3")
+    done = faults("soak", "--benches", "4", "--fits", "2")
     wrong = [line for line in done.stdout.splitlines() if line.startswith("FAULT") and "memory" not in line]
     assert not wrong and done.stdout.count(" runs in ") == 3, done.stdout + done.stderr[-3000:]
 

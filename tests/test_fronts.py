@@ -9,7 +9,7 @@ import pytest
 
 from edgebert.device import Budget
 from edgebert.fronts import pareto, undominated
-from edgebert.search import Infeasible
+from edgebert.searching import Infeasible
 from tests.test_cli import ROOT, edgebert
 from tests.test_search import LENGTH, every_candidate, profile, tables
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from device_bench.errors import BadGolden, BadRequest
+from device_bench.errors import LONGEST, BadGolden, BadRequest, told
 from device_bench.inputs import find_golden
 from device_bench.kit import read_kit
 from device_bench.strict_json import bounded_text, nested_too_deeply, strict_json
@@ -24,14 +24,14 @@ from edgebert.checkpoint_files import INDEX, require_plain
 from edgebert.data import load_dataset
 from edgebert.device import read_profile
 from edgebert.elf import libraries
-from edgebert.errors import LONGEST, EdgeBertError, UsageError, failure, told
+from edgebert.errors import EdgeBertError, UsageError, failure
 from edgebert.inspecting import inspect
 from edgebert.plan import CompressionPlan
 from edgebert.results import read_results
 from edgebert.supernet import open_supernet
 from edgebert.tables import ErrorTables
 from edgebert.tokenization import load_tokenizer
-from tests.fuzz import seeds
+from tests.fuzz import kinds, seeds
 from tests.fuzz.__main__ import main as fuzz
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -180,6 +180,21 @@ def test_a_model_that_crashes_its_runtime_takes_nothing_along(bundle, monkeypatc
     with pytest.raises(Exception, match="model_fp32.onnx: killed by signal 11") as caught:
         verify(bundle)
     assert failure(caught.value)[1] == 6
+
+
+def test_what_a_runtime_prints_is_no_record(bundle, monkeypatch):
+    """ONNX Runtime announces on standard output that it tries a file again whose names are no UTF-8."""
+    from device_bench import child
+
+    model = bundle / "model_fp32.onnx"
+    model.write_bytes(model.read_bytes().replace(b"input_ids", b"\xeenput_ids"))
+    seeds.write_manifest(bundle)
+    with pytest.raises(Exception, match="onnxruntime .* refuses it") as caught:
+        verify(bundle)
+    assert failure(caught.value)[1] == 6
+    monkeypatch.setattr(child, "_START", "import sys; print('*** noise'); sys.exit('bench: no')")
+    with pytest.raises(Exception, match="bench: no"):
+        verify(bundle)
 
 
 def test_a_model_may_not_take_all_memory(bundle):
@@ -365,13 +380,20 @@ def test_the_tree_opens_no_pickle_and_unpacks_no_archive():
 
 
 def test_an_archive_is_looked_at_and_never_unpacked(tmp_path):
-    library, = __import__("tests.fuzz.kinds", fromlist=["x"])._library(tmp_path)
+    library, = kinds._library(tmp_path)
     with zipfile.ZipFile(tmp_path / "evil.apk", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("../../evil.so", library)
         archive.writestr("bomb.so", library + bytes(500 << 20))
     before = set(tmp_path.parent.rglob("*"))
     assert [one.machine for one in libraries(tmp_path / "evil.apk")] == ["arm64", "arm64"]
     assert set(tmp_path.parent.rglob("*")) == before
+
+
+def test_a_library_without_alignment_is_described(tmp_path):
+    library, = kinds._library(tmp_path)
+    (tmp_path / "x.so").write_bytes(library[:-8] + bytes(8))  # the last field of the one segment
+    found, = libraries(tmp_path / "x.so")
+    assert found.alignment == 0 and not found.fits and "no 16 KB pages" in found.text()
 
 
 def test_a_damaged_archive_is_one_line(tmp_path):

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = {"device_bench": 0, "exporters": 1, "edgebert": 2}
 HEAVY = {"torch", "transformers", "onnx", "onnxruntime", "litert_torch", "ai_edge_litert", "ai_edge_quantizer",
          "safetensors", "pandas", "altair", "datasets", "pyarrow", "ray"}
-PLANNING = ("errors", "spec", "device", "cost", "tables", "plan", "knapsack", "search", "choice", "data", "tasks",
+PLANNING = ("errors", "spec", "device", "cost", "tables", "plan", "knapsack", "searching", "choice", "data", "tasks",
             "data_kinds", "alignment", "answers", "metrics", "tokenization", "bundle", "evidence", "request",
             "layout", "inspecting", "benching", "cache", "progress", "derive", "published", "profile_reader",
             "sweep_design", "sweeping", "results", "calibrating", "cli_device",
@@ -104,3 +104,11 @@ def test_no_pickle_no_remote_code_no_shell(path):
 def test_files_stay_small():
     long = {p.name: n for p in FILES if (n := len(p.read_text(encoding="utf-8").splitlines())) > 320}
     assert not long
+
+
+def test_no_module_hides_a_public_name():
+    """Importing edgebert.NAME sets the attribute NAME of the package, in place of the function of that name."""
+    import edgebert
+
+    modules = {path.stem for path in (ROOT / "edgebert").iterdir()}
+    assert not modules & set(edgebert.__all__)

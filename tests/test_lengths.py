@@ -30,7 +30,7 @@ from edgebert.lengths import (
     parse_lengths,
     serving,
 )
-from edgebert.search import search
+from edgebert.searching import search
 from tests.test_search import LENGTH, profile, row, tables
 
 RUNTIMES = ("onnx", "tflite")

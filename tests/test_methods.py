@@ -13,7 +13,7 @@ from edgebert.device import Budget, load_profile
 from edgebert.errors import UsageError
 from edgebert.methods import METHODS, parse_methods, why_refit, why_searched
 from edgebert.pricing import options_of
-from edgebert.search import search
+from edgebert.searching import search
 from tests.test_pricing import LENGTH, profile, with_ranks
 
 

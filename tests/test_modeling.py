@@ -155,7 +155,7 @@ def test_a_plan_for_any_variant_is_read_back(shape):
 
     from edgebert.device import Budget, load_profile
     from edgebert.plan import CompressionPlan
-    from edgebert.search import search
+    from edgebert.searching import search
     from edgebert.tables import ErrorTables
 
     for variant in (shape, replace(shape, head="tokens", embedding=20), replace(shape, head_activation="gelu")):

@@ -15,7 +15,7 @@ from edgebert.errors import OverBudgetError, UsageError
 from edgebert.pipeline import fit_device
 from edgebert.progress import Reporter
 from edgebert.request import FitRequest
-from edgebert.search import Infeasible
+from edgebert.searching import Infeasible
 from tests.test_pipeline import write_task
 
 

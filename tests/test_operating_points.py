@@ -23,7 +23,7 @@ from edgebert.plan import CompressionPlan
 from edgebert.points import GROWTH, STEP, inside, latencies, opened_together, room_for
 from edgebert.progress import Reporter
 from edgebert.request import FitRequest
-from edgebert.search import search
+from edgebert.searching import search
 from edgebert.space import ElasticSpace
 from edgebert.spec import EncoderShape, LayerSpec
 from edgebert.tables import ErrorTables, LayerErrors

@@ -278,7 +278,7 @@ def test_both_runtimes_answer_alike(place):
 
 
 def test_an_impossible_budget_ends_before_anything_is_trained(place):
-    from edgebert.search import Infeasible
+    from edgebert.searching import Infeasible
 
     request = ask(place, "never", budget=Budget(max_latency_ms=0.001), seed=77)
     fresh = Cache(place["root"] / "unused")

@@ -15,7 +15,7 @@ from edgebert.device import Budget
 from edgebert.knapsack import efficient
 from edgebert.plan import CompressionPlan
 from edgebert.pricing import specs_of
-from edgebert.search import Infeasible, search
+from edgebert.searching import Infeasible, search
 from edgebert.spec import EncoderShape, LayerSpec, SubnetSpec
 from edgebert.tables import ErrorTables, LayerErrors
 from exporters.artifact import LayerPrecision, Precision

@@ -183,7 +183,7 @@ def test_low_rank_and_narrow_plans_fit_too():
 
     from edgebert import Budget, load_profile
     from edgebert.demo import demo_tables
-    from edgebert.search import search
+    from edgebert.searching import search
     from edgebert.tables import read_tables as load
 
     tables = load(demo_tables("snips"))

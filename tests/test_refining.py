@@ -23,7 +23,7 @@ from edgebert.errors import UsageError
 from edgebert.origin import Origin
 from edgebert.progress import Reporter
 from edgebert.refining import Jury, Tryout, halves, refined
-from edgebert.search import search
+from edgebert.searching import search
 from edgebert.space import ElasticSpace
 from edgebert.stages import Workplace
 from edgebert.tables import ErrorTables

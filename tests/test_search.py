@@ -14,7 +14,7 @@ from edgebert import cost
 from edgebert.device import Budget, Cluster, CostRow, DeviceProfile
 from edgebert.errors import BudgetError, UsageError
 from edgebert.plan import CompressionPlan
-from edgebert.search import Infeasible, front, search
+from edgebert.searching import Infeasible, front, search
 from edgebert.spec import EncoderShape, LayerSpec
 from edgebert.tables import ErrorTables, LayerErrors
 from exporters.artifact import LayerPrecision, Precision

@@ -12,7 +12,7 @@ from edgebert.derive import KINDS
 from edgebert.device import Budget, CostRow, DeviceProfile
 from edgebert.errors import OverBudgetError
 from edgebert.plan import CompressionPlan
-from edgebert.search import Infeasible, search
+from edgebert.searching import Infeasible, search
 from edgebert.verifying import Measured, corrected, each_tried, missed, settle
 from tests.test_search import LENGTH, profile, row, tables
 

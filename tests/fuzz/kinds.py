@@ -63,7 +63,7 @@ def _read_plan(path: Path) -> None:
 
 def _read_tables(path: Path) -> None:
     from edgebert.device import load_profile
-    from edgebert.search import Infeasible, search
+    from edgebert.searching import Infeasible, search
     from edgebert.tables import read_tables
 
     tables, profile = read_tables(path), load_profile("pixel6")
@@ -92,19 +92,10 @@ def _part_of_bundle(name: str) -> Callable[[Path], list[bytes]]:
     return lay
 
 
-def _repacked(path: Path) -> Path:
-    """The bundle with a manifest that fits the damaged file: a stranger can compute hashes too."""
-    from edgebert.bundle import MANIFEST, write_manifest
-
-    (path.parent / MANIFEST).unlink(missing_ok=True)
-    write_manifest(path.parent, {"name": "b", "seed": 0, "profile": "pixel6"})
-    return path.parent
-
-
 def _verify(path: Path) -> None:
     from edgebert.bundle import verify
 
-    verify(_repacked(path))
+    verify(seeds.write_manifest(path.parent))
 
 
 def _read_golden(path: Path) -> None:
@@ -319,7 +310,7 @@ def _export(path: Path) -> list[str]:
 
 
 def _verify_words(path: Path) -> list[str]:
-    return ["verify", str(_repacked(path))]
+    return ["verify", str(seeds.write_manifest(path.parent))]
 
 
 def _data(name: str, suffix: str, form: str, share: float = 1.0) -> Kind:

@@ -82,7 +82,7 @@ def checkpoint(folder: Path) -> Path:
 def plan() -> str:
     """What the search makes of the demo's tables for a phone."""
     from edgebert.device import load_profile
-    from edgebert.search import search
+    from edgebert.searching import search
 
     profile = load_profile("pixel6")
     return search(tables_of_demo(), profile, replace(profile.budget, max_latency_ms=2.0), "tflite", 1, 32).dumps()
@@ -120,15 +120,22 @@ def golden() -> str:
 
 def bundle(folder: Path) -> Path:
     """A bundle that `edgebert verify` passes: a look-up as its model, a plan, a tokenizer, golden rows."""
-    from edgebert.bundle import write_manifest
-
     write_onnx(folder / "model_fp32.onnx")
     (folder / "golden.json").write_text(golden())
     (folder / "tokenizer.json").write_text(tokenizer())
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": True}))
     (folder / "plan.json").write_text(plan())
     (folder / "labels.json").write_text('["x", "y", "z"]\n')
-    write_manifest(folder, {"name": folder.name, "seed": 0, "profile": "pixel6"})
+    return write_manifest(folder)
+
+
+def write_manifest(folder: Path) -> Path:
+    """A manifest that fits the files as they are now: a stranger can compute hashes too."""
+    from edgebert.bundle import MANIFEST
+    from edgebert.bundle import write_manifest as write
+
+    (folder / MANIFEST).unlink(missing_ok=True)
+    write(folder, {"name": folder.name, "seed": 0, "profile": "pixel6"})
     return folder
 
 
