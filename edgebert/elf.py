@@ -44,8 +44,8 @@ class Library:
             return f"{self.place}: {self.machine}, 32-bit, which keeps 4 KB pages"
         if self.fits:
             return f"{self.place}: {self.machine}, segments aligned to {self.alignment:,} bytes"
-        by_alignment = self.alignment % PAGE or not self.alignment
-        where = "" if by_alignment or self.offset is None else f", at {self.offset:,} in the archive, no multiple of {PAGE:,}"
+        aligned = self.alignment > 0 and self.alignment % PAGE == 0
+        where = f", at {self.offset:,} in the archive, no multiple of {PAGE:,}" if aligned else ""
         return f"{self.place}: {self.machine}, segments aligned to {self.alignment:,} bytes{where}: no 16 KB pages"
 
 

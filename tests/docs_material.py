@@ -48,3 +48,5 @@ def make_place(folder: Path, checkpoint: Path) -> None:
     assert code_of(done) == 0, done.output
     for name in ("plan.json", "tables.json"):
         shutil.copyfile(folder / "edgebert-bundle" / name, folder / name)
+    for name in ("pixel6", "galaxy-s24"):
+        shutil.copytree(folder / "edgebert-bundle", folder / "fleet" / name)  # where a fleet's bundles lie

@@ -96,7 +96,7 @@ def edit(change: Callable[[dict[str, Any]], Any]) -> str:
     (lambda p: p["budget"].update(max_size_mb=-1), "max_size_mb must be a positive number"),
     (lambda p: p["budget"].update(max_size="20MB"), "plan: budget: unknown key 'max_size'"),
     (lambda p: p["estimate"].update(latency_ms=None), "plan: estimate: latency_ms must be of type float"),
-    (lambda p: p.update(predicted_error=float("nan")), "predicted_error must be finite"),
+    (lambda p: p.update(predicted_error=float("nan")), "plan: not JSON: it holds NaN, which is no number"),
     (lambda p: p.update(embedding_precision="fp8"), "precision: unknown precision 'fp8'"),
 ])
 def test_a_wrong_edit_is_named(change: Callable[[dict[str, Any]], Any], message: str) -> None:
