@@ -1,15 +1,19 @@
-# Two commands: `make fit` makes a bundle from the embedded default, `make test` runs the tests.
+# Two commands: `make fit` makes a bundle from the embedded default, `make test` runs the tests. `make test-all` runs the
+# slow ones too, which train and convert whole models.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: fit test docs bench bench-export device-lab peers sample-tools clean
+.PHONY: fit test test-all docs bench bench-export device-lab peers sample-tools clean
 
 fit: $(VENV)/.all
 	$(BIN)/edgebert fit-device --profile pixel6 --out edgebert-bundle --overwrite
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadscope -m "not slow"
+
+test-all: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 
 $(VENV)/.all: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

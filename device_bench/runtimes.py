@@ -191,8 +191,7 @@ def _no_length(path: Path, length: int, lengths: tuple[int, ...]) -> str:
 
 def _open_onnx(ort: Any, path: Path, threads: int, check: _Check, answer: str, point: int) -> _Opened:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4  # errors come as exceptions, once
     try:
@@ -201,13 +200,10 @@ def _open_onnx(ort: Any, path: Path, threads: int, check: _Check, answer: str, p
         described = [(one.name, one.type, tuple(one.shape)) for one in session.get_inputs()]
         answers = [one.name for one in session.get_outputs()]
     except Exception as error:  # onnxruntime has a dozen unrelated exception classes
-        reason = f"onnxruntime {ort.__version__} refuses it: {_first_line(error)}"
-        raise BadModel(f"{path.name}: {reason}") from error
+        raise BadModel(f"{path.name}: onnxruntime {ort.__version__} refuses it: {_first_line(error)}") from error
     types = {"tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(float)": "float32"}
-    inputs = check(path, [
-        (name, types.get(kind, kind), tuple(n if isinstance(n, int) else None for n in shape))
-        for name, kind, shape in described
-    ])
+    inputs = check(path, [(name, types.get(kind, kind), tuple(n if isinstance(n, int) else None for n in shape))
+                          for name, kind, shape in described])
     output = _output_name(path, answers, answer)
     axis = _length_axis(inputs[0].name)
     length, batch = inputs[0].shape[axis], inputs[0].shape[0] if axis else 1

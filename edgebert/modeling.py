@@ -24,6 +24,7 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput, Sequence
 
 from edgebert.errors import UsageError
 from edgebert.factored import LowRank, matrix
+from edgebert.repeatable import LayerNorm, softmax
 from edgebert.spec import ATTENTION_MATRICES, FFN_MATRICES, HEAD_OF_KIND, EncoderShape, LayerSpec, layers_of
 
 MASK_BIAS = -10_000.0
@@ -58,9 +59,9 @@ class Layer(nn.Module):
             return matrix(*shape.matrix(spec, name), spec.rank(name))
 
         self.query, self.key, self.value, self.output = map(stored, ATTENTION_MATRICES)
-        self.attention_norm = nn.LayerNorm(shape.hidden, eps)
+        self.attention_norm = LayerNorm(shape.hidden, eps)
         self.up, self.down = map(stored, FFN_MATRICES)
-        self.ffn_norm = nn.LayerNorm(shape.hidden, eps)
+        self.ffn_norm = LayerNorm(shape.hidden, eps)
 
     def attend(self, x: Tensor, bias: Tensor, heads: Tensor | None = None) -> Tensor:
         """x [B, L, H], bias [B, 1, 1, L] -> the attention block's output before the residual, [B, L, H]."""
@@ -71,7 +72,7 @@ class Layer(nn.Module):
 
         # Written out: at the short lengths of phones the fused CPU kernel's backward pass is 10 times slower.
         scores = split(self.query(x)) @ split(self.key(x)).transpose(-1, -2) * self.head_dim**-0.5
-        context = torch.softmax(scores + bias, -1) @ split(self.value(x))
+        context = softmax(scores + bias) @ split(self.value(x))
         if heads is not None:
             context = context * heads.view(-1, self.heads, 1, 1)
         return self.output(context.transpose(1, 2).reshape(batch, length, self.heads * self.head_dim))
@@ -106,7 +107,7 @@ class Encoder(nn.Module):
         self.word_factor = nn.Linear(shape.word_rank, shape.embedding, bias=False) if shape.word_rank else None
         self.position = nn.Embedding(shape.positions, shape.embedding)
         self.token_type = nn.Embedding(shape.token_types, shape.embedding)
-        self.embedding_norm = nn.LayerNorm(shape.embedding, eps)
+        self.embedding_norm = LayerNorm(shape.embedding, eps)
         self.projection = nn.Linear(shape.embedding, shape.hidden) if shape.projected else None
         self.layers = nn.ModuleList(Layer(shape, spec, eps) for spec in shape.layers)
         self.pooler = nn.Linear(shape.hidden, shape.hidden) if shape.head == "sequence" else None

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from edgebert.errors import UsageError
 from edgebert.modeling import Encoder
+from edgebert.repeatable import one_thread
 from edgebert.train.batches import Rows
 
 SMOOTHING = 0.1
@@ -49,6 +50,7 @@ def word_frequencies(rows: Rows, vocab: int) -> np.ndarray:
 
 
 @torch.no_grad()
+@one_thread()
 def weighted_low_rank(table: Tensor, weights: Tensor, rank: int) -> Factors:
     """The best product of rank `rank` for table [vocab, embedding], squared errors of rows weighed by weights [vocab]
     (none negative, not all 0), after each row's mean over channels and the weighed mean row are taken out."""

@@ -23,6 +23,7 @@ from edgebert.compress.moments import Moments
 from edgebert.errors import UsageError
 from edgebert.factored import LowRank
 from edgebert.modeling import Encoder, Layer
+from edgebert.repeatable import one_thread
 from edgebert.spec import MATRICES, LayerSpec
 
 Factor = Callable[[Tensor, Moments, int], tuple[Tensor, Tensor]]
@@ -56,6 +57,7 @@ def svd(weight: Tensor, moments: Moments, rank: int) -> tuple[Tensor, Tensor]:
 FACTORS: dict[str, Factor] = {"drone": drone, "asvd": asvd, "svd": svd}
 
 
+@one_thread()
 def _projection(weight: Tensor, second: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """Leading eigenvectors A of W S W^T -> A^T W, A."""
     weight, (outputs, inputs) = weight.detach().double(), weight.shape
@@ -107,6 +109,7 @@ def factored(linear: nn.Linear, moments: Moments, rank: int, factor: Factor = dr
 
 
 @torch.no_grad()
+@one_thread()
 def joint_query_key(layer: Layer, moments: dict[str, Moments], qk_dim: int) -> tuple[nn.Linear, nn.Linear]:
     """New query and key of `layer` whose heads score in qk_dim numbers; at the full width the scores are the same.
 

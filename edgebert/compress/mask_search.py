@@ -18,6 +18,7 @@ from edgebert.compress.importance import Importance, mask_gradients
 from edgebert.compress.refit import Problem, walk
 from edgebert.errors import UsageError
 from edgebert.modeling import Encoder
+from edgebert.repeatable import one_thread
 from edgebert.spec import Indices, LayerSpec, SubnetSpec
 from edgebert.train.batches import Batch
 from edgebert.train.objectives import Objective
@@ -172,6 +173,7 @@ def rearranged(fisher: BlockFisher, units: Units) -> Units:
                  tuple(rearrange(b, k) for b, k in zip(fisher.neurons, units.neurons, strict=True)))
 
 
+@one_thread()
 def factors(problem: Problem, groups: int, ridge: float = FACTOR_RIDGE) -> Tensor:
     """One factor for each of `groups` equal runs of inputs: argmin over m of the squared distance between what the
     outputs should be and what the weights give with input i scaled by its group's factor, + r ||m - 1||^2, with r

@@ -20,6 +20,7 @@ from edgebert.compress.moments import Moments
 from edgebert.compress.refit import RIDGE, damped, joined, put, reconstruct
 from edgebert.compress.subnet import extract
 from edgebert.modeling import Encoder, Layer
+from edgebert.repeatable import one_thread
 from edgebert.spec import Indices, SubnetSpec
 from edgebert.tables import ErrorTables, LayerErrors, ffn_levels, head_levels
 from edgebert.train.batches import Rows, in_order
@@ -39,6 +40,7 @@ class Removal:
     loss: tuple[float, ...]
 
 
+@one_thread()
 def neuron_removal(weights: Tensor, moments: Moments, ridge: float = RIDGE) -> Removal:
     """All neurons of `down` one by one. weights [outputs, ffn + 1] with the bias, which stays for good.
 
@@ -76,6 +78,7 @@ def neuron_removal(weights: Tensor, moments: Moments, ridge: float = RIDGE) -> R
     return Removal(tuple(units), tuple(np.cumsum(losses).tolist()))
 
 
+@one_thread()
 def head_removal(weights: Tensor, moments: Moments, heads: int, ridge: float = RIDGE) -> Removal:
     """All heads of `output` one by one. weights [outputs, heads x head_dim + 1] with the bias, which stays for good.
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from edgebert.compress.moments import Moments
 from edgebert.errors import UsageError
 from edgebert.modeling import Encoder, Layer
+from edgebert.repeatable import one_thread
 from edgebert.spec import SubnetSpec
 from edgebert.train.batches import Batch
 from edgebert.train.recover import layer_map
@@ -78,6 +79,7 @@ def least_squares(problem: Problem, ridge: float = RIDGE) -> Tensor:
     return _solution(problem.weights, problem.moments, problem.cross, ridge)
 
 
+@one_thread()
 def _solution(old: Tensor, moments: Moments, cross: Tensor, ridge: float) -> Tensor:
     factor = torch.linalg.cholesky(damped(moments, ridge))
     return old + torch.cholesky_solve((cross - old @ moments.product).T, factor).T

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from edgebert.compress.importance import CRITERIA
 from edgebert.errors import UsageError
 from edgebert.modeling import ACTIVATIONS, Encoder
+from edgebert.repeatable import one_thread
 from edgebert.train.batches import Batch
 from edgebert.train.objectives import Objective
 
@@ -173,10 +174,12 @@ def principal_basis(net: Encoder, batches: Iterable[Batch], width: int,
         raise UsageError("the states are not finite on the calibration rows: the weights overflow or hold NaN")
     ones = torch.full((hidden, 1), hidden**-0.5, dtype=torch.float64)
     across = torch.eye(hidden, dtype=torch.float64) - ones @ ones.T
-    directions = torch.linalg.eigh(across @ moments @ across).eigenvectors.flip(1)[:, : width - 1]
-    basis = torch.linalg.qr(torch.cat([ones, directions], 1)).Q
+    with one_thread():
+        directions = torch.linalg.eigh(across @ moments @ across).eigenvectors.flip(1)[:, : width - 1]
+        basis = torch.linalg.qr(torch.cat([ones, directions], 1)).Q
     scales = torch.stack([norm.weight.double() / norm.weight.double().mean() for norm in norms]).mean(0)
-    return _with_ones(basis @ torch.linalg.eigh(basis.T @ (scales[:, None] * basis)).eigenvectors).float()
+    with one_thread():
+        return _with_ones(basis @ torch.linalg.eigh(basis.T @ (scales[:, None] * basis)).eigenvectors).float()
 
 
 def _with_ones(basis: Tensor) -> Tensor:

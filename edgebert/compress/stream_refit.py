@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from edgebert.compress.stream import need_rows
 from edgebert.errors import UsageError
 from edgebert.modeling import ACTIVATIONS, Encoder, Layer
+from edgebert.repeatable import one_thread
 from edgebert.train.batches import Batch
 
 RIDGE = 1e-2
@@ -44,7 +45,8 @@ def _solve(linear: nn.Linear, inputs: Sequence[Tensor], wanted: Sequence[Tensor]
         square, product = square + (weighed.T @ x).double(), product + (weighed.T @ y).double()
     start = torch.cat([linear.weight, linear.bias[:, None]], 1).double().T
     penalty = ridge * square.diagonal().mean() * torch.eye(len(square), dtype=torch.float64)
-    found = start + torch.linalg.solve(square + penalty, product - square @ start)
+    with one_thread():
+        found = start + torch.linalg.solve(square + penalty, product - square @ start)
     if not torch.isfinite(found).all():
         raise UsageError("the states are not finite on the calibration rows: the weights overflow or hold NaN")
     linear.weight.copy_(found[:-1].T)

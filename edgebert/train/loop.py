@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from edgebert.crew import Crew
 from edgebert.errors import Interrupted, TrainingError, UsageError
+from edgebert.repeatable import one_thread
 from edgebert.train.batches import Batch, Source, shuffled, steps_per_epoch
 from edgebert.train.device import mixed, moved, part
 from edgebert.train.processes import add_up, join, scale, start_equal, told
@@ -149,7 +150,8 @@ def _advance(hand: _Hand, batch: Batch, number: int, held: Held) -> tuple[dict[s
     finite = all(math.isfinite(value) for value in values.values())
     share = len(own.index) / len(batch.index) if finite else math.nan  # so that every process learns of it
     stop = add_up(parameters, share, held.number is not None)
-    norm = float(nn.utils.clip_grad_norm_(parameters, schedule.clip))
+    with one_thread():
+        norm = float(nn.utils.clip_grad_norm_(parameters, schedule.clip))
     if not math.isfinite(norm):
         lost = [name for name, value in values.items() if not math.isfinite(value)]
         other = " or precision fp32" if schedule.precision == "bf16" else ""

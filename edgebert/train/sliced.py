@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from edgebert.errors import UsageError
 from edgebert.modeling import Encoder, Layer
+from edgebert.repeatable import softmax
 from edgebert.spec import SubnetSpec
 
 
@@ -88,7 +89,7 @@ class _Layer:
         y = x.to(dtype)
         query, key, value = (split(use[name].rows(y, heads * dim)) for name in ("query", "key", "value"))
         scores = (query @ key.transpose(-1, -2)).float() * dim**-0.5
-        context = torch.softmax(scores + bias, -1).to(dtype) @ value
+        context = softmax(scores + bias).to(dtype) @ value
         x = self.layer.attention_norm(x + use["output"].columns(
             context.transpose(1, 2).reshape(batch, length, heads * dim)))
         inner = F.gelu(use["up"].rows(x.to(dtype), ffn))
