@@ -16,6 +16,7 @@ from edgebert.cost_fit import CostSample, Memory, MemorySample, fit_memory, fit_
 from edgebert.device import CostRow, DeviceProfile
 from edgebert.errors import UsageError
 from edgebert.profile_text import write_profile
+from edgebert.remote.lies import not_measured
 from edgebert.results import Reading, read_results, refuse_mixtures
 from edgebert.sweep_design import FLOAT_KINDS
 
@@ -37,13 +38,15 @@ def calibrate(profile: DeviceProfile, results: Sequence[Path], bundles: Sequence
 
     runtimes: only these; empty for all. bundles: see `read_results`. date: of the rows, today's where None.
 
-    Raises UsageError for results that cannot be used (mixed, unsound, of another kind of machine than the profile, too
-    few of a row), naming what to do.
+    Raises UsageError for results that cannot be used (mixed, unsound, made up, of another kind of machine than the
+    profile, too few of a row), naming what to do.
     """
     readings = [one for one in read_results(results, bundles) if not runtimes or one.record.format in runtimes]
     if not readings:
         raise UsageError(f"no timings of {', '.join(runtimes)} in {', '.join(map(str, results))}")
     sound = refuse_mixtures(readings, skip_invalid)
+    if said := not_measured([one.record for one in sound]):
+        raise UsageError(f"{said}; time the device again")
     _refuse_other_machine(profile, sound[0])
     source = _source(sound, results)
     rows = [(_row(profile, key, own, source, date or datetime.date.today().isoformat()), len(own))
