@@ -52,10 +52,10 @@ def record(candidate: Candidate, length: int, latency_ms: float, name: str, runt
 
 def line(candidate: Candidate, length: int, row: CostRow = TRUE, precision: str | None = None, runtime: str = "onnx",
          scale: float = 1.0, **changes) -> dict:
-    """A sweep's line whose latency is what the row says, but for a share of 2e-3: no two files take exactly as long."""
+    """A sweep's line whose latency is what the row says, but for a share of 1e-3: no two files take exactly as long."""
     precision = precision or ("fp32" if candidate.kind in FLOAT_KINDS else row.precision)
     name = f"{candidate.name}-{runtime}-{precision}"
-    scale *= 1 + 2e-3 * zlib.crc32(name.encode()) / 2**32
+    scale *= 1 + 1e-3 * zlib.crc32(name.encode()) / 2**32
     made = record(candidate, length, scale * cost.latency_ms(candidate.blocks(length), row), name, runtime, **changes)
     item = {"id": name, "file": made.file_name, "sha256": made.sha256, "runtime": runtime, "precision": precision,
             **candidate.to_json()}
