@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,7 +131,13 @@ def wordpiece_settings(tokenizer: Tokenizer) -> dict[str, Any]:
     require_no_order(steps, ids)
     return {"unknown": ids[model["unk_token"]], "first": first, "last": last, "pad": pad,
             "prefix": model["continuing_subword_prefix"], "longest_word": model["max_input_chars_per_word"],
-            "special": {token["content"]: token["id"] for token in spec["added_tokens"]}, **app_tables(steps)}
+            "special": {token["content"]: token["id"] for token in spec["added_tokens"]}, **_tables(json.dumps(steps))}
+
+
+@cache
+def _tables(steps: str) -> dict[str, Any]:
+    """`app_tables` of a normaliser's settings as JSON. A run asks for them twice, and each answer takes a second."""
+    return app_tables(json.loads(steps))
 
 
 def about_model(title: str, labels: Sequence[str], folder: Path) -> About:

@@ -60,14 +60,18 @@ class Page:
 
     def open(self, path: Path, width: int, scheme: str = "light") -> None:
         """Loads a file in a window of `width` CSS pixels, in the "light" or the "dark"."""
+        self.visit(path.resolve().as_uri(), width, scheme)
+
+    def visit(self, address: str, width: int, scheme: str = "light") -> None:
+        """The same for an address."""
         self.events.clear()
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=address)
         until = time.monotonic() + SECONDS
         while self.ask("document.readyState") != "complete":
             if time.monotonic() > until:
-                raise TimeoutError(f"{path} does not load")
+                raise TimeoutError(f"{address} does not load")
             time.sleep(0.05)
 
     def ask(self, expression: str) -> Any:

@@ -7,6 +7,7 @@ import { parseArgs } from 'node:util';
 process.env.ORT_DISABLE_TELEMETRY = '1';
 const ort = await import('onnxruntime-node');
 const { Classifier } = await import('./classifier.mjs');
+const { checkGolden } = await import('./golden.mjs');
 
 const { values, positionals: [text, pair] } = parseArgs({
   allowPositionals: true,
@@ -24,29 +25,10 @@ const classifier = await Classifier.create(ort, {
   model: `${values.bundle}/${file}`,
 });
 
-/** Ids and logits of golden.json against our own. Returns what is wrong, undefined if nothing is. */
-const checkGolden = async () => {
-  const golden = JSON.parse(await read(point === 1 ? 'golden.json' : `golden_point${point}.json`));
-  let errors = 0, truths = 0;
-  for (const row of golden.rows) {
-    const made = classifier.tokenizer.encode(row.text, row.pair, golden.length);
-    const expected = row.input_ids.slice(0, row.attention_mask.reduce((sum, one) => sum + one, 0));
-    if (JSON.stringify(made.ids) !== JSON.stringify(expected)) return `other ids for ${JSON.stringify(row.text)}`;
-    const truth = row.logits.flat();
-    const logits = await classifier.logits(made);
-    if (logits.length !== truth.length) return `${logits.length} logits instead of ${truth.length}`;
-    truth.forEach((value, place) => {
-      errors += (logits[place] - value) ** 2;
-      truths += value ** 2;
-    });
-  }
-  const off = Math.sqrt(errors / truths), bound = golden.bounds[file].relative_rmse;
-  console.log(`${golden.rows.length} golden rows: the same ids; logits off by ${off.toExponential(1)}, allowed ${bound.toExponential(1)}`);
-  return off <= bound ? undefined : 'the logits are too far off';
-};
-
 if (values.golden) {
-  const fault = await checkGolden();
+  const golden = JSON.parse(await read(point === 1 ? 'golden.json' : `golden_point${point}.json`));
+  const { said, fault } = await checkGolden(classifier, golden, file);
+  if (said) console.log(said);
   if (fault) {
     console.error(fault);
     process.exitCode = 1;

@@ -3,6 +3,7 @@ import Foundation
 /// app.json.
 struct AppSettings: Decodable {
     let kind: String
+    let pairs: Bool
     let length, threads: Int
     let models: [String: String]
     let points: [[String: String]]

@@ -1,8 +1,12 @@
-#if canImport(onnxruntime_objc)
+#if canImport(onnxruntime_objc) || canImport(OnnxRuntimeBindings)
 import Foundation
+#if canImport(onnxruntime_objc)
 import onnxruntime_objc
+#else
+import OnnxRuntimeBindings
+#endif
 
-/// The bundle's .onnx file with ONNX Runtime (pod onnxruntime-objc). With the Swift package the import is OnnxRuntimeBindings.
+/// The bundle's .onnx file with ONNX Runtime: the pod onnxruntime-objc, or the Swift package onnxruntime-swift-package-manager.
 final class OnnxModel: Model {
     let lengths: [Int] = []
     private let environment: ORTEnv
