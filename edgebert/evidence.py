@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from device_bench.strict_json import strict_json
+from device_bench.timing import percentile
 from edgebert.errors import UsageError
 from edgebert.spec import EncoderShape
 
@@ -51,6 +52,12 @@ class Timing:
     first_inference_ms: float
     peak_rss_mb: float
     warnings: tuple[str, ...]
+
+    @property
+    def undisturbed_ms(self) -> float:
+        """The lowest decile of the samples. Other programs on a machine lengthen long calls more often than short ones,
+        so of files that were timed in turn the ratio of these, not of the medians, is that of the files."""
+        return percentile(self.samples_ns, 10) / 1e6
 
 
 @dataclass(frozen=True)
@@ -229,9 +236,8 @@ class Evidence:
             value = strict_json(text)
             if value.pop("schema") != SCHEMA:
                 raise UsageError(f"results.json has another schema; this version reads {SCHEMA}")
-            score = lambda s: None if s is None else Score(**s)  # noqa: E731
-            models = tuple(ModelEvidence(**{**m, "shape": EncoderShape.from_json(m["shape"]), "dev": score(m["dev"]),
-                                            "test": score(m["test"])}) for m in value.pop("models"))
+            models = tuple(ModelEvidence(**{**m, "shape": EncoderShape.from_json(m["shape"]), "dev": _score(m["dev"]),
+                                            "test": _score(m["test"])}) for m in value.pop("models"))
             files = tuple(map(_file, value.pop("files")))
             runtimes = tuple(UnderRuntime(**{**r, "estimate": r["estimate"] and Estimate(**r["estimate"])})
                              for r in value.pop("runtimes", ()))
@@ -253,6 +259,10 @@ class Evidence:
             raise UsageError(f"results.json is damaged: {error}") from error
 
 
+def _score(value: dict[str, Any] | None) -> Score | None:
+    return None if value is None else Score(**value)
+
+
 def _file(value: dict[str, Any]) -> FileEvidence:
     timing = value["timing"]
     return FileEvidence(**{
@@ -262,8 +272,8 @@ def _file(value: dict[str, Any]) -> FileEvidence:
 
 
 def _changes(value: dict[str, Any] | None) -> Changes | None:
-    return value and Changes(**{**value, "lapses": tuple(Lapse(*lapse) for lapse in value["lapses"])})
+    return None if value is None else Changes(**{**value, "lapses": tuple(Lapse(*lapse) for lapse in value["lapses"])})
 
 
 def _times(value: dict[str, Any] | None) -> Times | None:
-    return value and Times(**value)
+    return None if value is None else Times(**value)

@@ -17,8 +17,8 @@ ERROR_UNITS = {"kl": "nats of KL"}
 class Versus(NamedTuple):
     """A student's file beside the teacher's own file of the same format and precision, where one was made.
 
-    smaller, faster: bytes and median latency of the teacher's file over those of the student's. drop: points the file
-    lies below the teacher on the test split: below its file if that was scored, else below the torch model.
+    smaller, faster: bytes and undisturbed latency of the teacher's file over those of the student's. drop: points the
+    file lies below the teacher on the test split: below its file if that was scored, else below the torch model.
     """
 
     file: FileEvidence
@@ -83,7 +83,7 @@ def versus(evidence: Evidence, file: FileEvidence) -> Versus:
     reference = teacher.test if teacher and teacher.test else evidence.model("teacher").test
     return Versus(
         file, teacher, teacher.file_bytes / file.file_bytes if teacher else None,
-        teacher.timing.p50_ms / file.timing.p50_ms if teacher else None,
+        teacher.timing.undisturbed_ms / file.timing.undisturbed_ms if teacher else None,
         reference.points - file.test.points if file.test else None)
 
 
