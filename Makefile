@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: fit test test-all docs bench bench-export device-lab peers sample-tools clean
+.PHONY: fit test test-all docs bench bench-export bench-peers device-lab peers sample-tools clean
 
 fit: $(VENV)/.all
 	$(BIN)/edgebert fit-device --profile pixel6 --out edgebert-bundle --overwrite
@@ -37,7 +37,7 @@ bench: $(VENV)/.all
 device-lab: $(VENV)/.dev
 	$(BIN)/python -m tests.lab build
 
-# What the tests run our files in: optimum-onnx, tflite-runtime 2.14, tflite-support, MediaPipe, onnxruntime-node.
+# What the tests run our files in: optimum-onnx, tflite-runtime 2.14, tflite-support, MediaPipe, onnxruntime-node and -web.
 peers: $(VENV)/.dev
 	$(BIN)/python -m tests.peers build optimum-onnx tflite214 tflite-support mediapipe node
 
@@ -46,6 +46,12 @@ bench-export: $(VENV)/.dev
 	$(BIN)/python -m tests.peers build optimum-onnx openvino
 	$(BIN)/python examples/bench_export.py --out bench-export.jsonl
 	$(BIN)/python examples/bench_export.py --out bench-export.jsonl --picture bench-export.svg
+
+# edgebert beside optimum-onnx, OpenVINO, litert-torch, Torch-Pruning, TextPruner, model2vec and TF-IDF.
+bench-peers: $(VENV)/.dev
+	$(BIN)/python -m tests.peers build optimum-onnx openvino torch-pruning textpruner model2vec
+	$(BIN)/python examples/bench_peers.py --out bench-peers.jsonl
+	$(BIN)/python examples/bench_peers.py --out bench-peers.jsonl --table --picture bench-peers.svg
 
 # A Kotlin compiler and ONNX Runtime for Java and C++, for the tests of the bundle's samples.
 sample-tools: $(VENV)/.dev

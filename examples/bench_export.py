@@ -58,12 +58,13 @@ class Failed(RuntimeError):
 
 
 class Worker:
-    """One way to run the network, in a process of its own (export_worker.py)."""
+    """One way to run the network, in a process of its own: a script that takes orders, as export_worker.py does."""
 
-    def __init__(self, entry: Entry) -> None:
-        script = Path(__file__).with_name("export_worker.py")
+    def __init__(self, python: str, script: str = "export_worker.py", **more: str) -> None:
+        path = Path(__file__).with_name(script)
         own = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}  # threads are an order's
-        self.process = subprocess.Popen([entry.python, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        own |= more
+        self.process = subprocess.Popen([python, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.DEVNULL, text=True, env=own)
 
     def ask(self, **order: Any) -> Line:
@@ -102,7 +103,7 @@ def file_facts(files: Files) -> tuple[str, int]:
 def scored(entry: Entry, files: Files, source: Source, rows: Rows, truth: np.ndarray) -> Line:
     """Load time and memory for the middle length, and what the logits of `rows` are worth."""
     length, vocabulary = source.lengths[len(source.lengths) // 2], source.net.shape.vocab
-    with Worker(entry) as made, tempfile.TemporaryDirectory() as scratch:
+    with Worker(entry.python) as made, tempfile.TemporaryDirectory() as scratch:
         found = opened(made, entry, files, 1, length, vocabulary)
         if entry.answers:
             fed, out = Path(scratch) / "rows.npz", Path(scratch) / "logits.npy"
@@ -132,7 +133,7 @@ def timed(ways: dict[Entry, Files], length: int, threads: int, vocabulary: int,
         made: dict[Entry, Worker] = {}
         facts: dict[Entry, Line] = {}
         for entry, files in ways.items():
-            one = stack.enter_context(Worker(entry))
+            one = stack.enter_context(Worker(entry.python))
             try:
                 facts[entry] = opened(one, entry, files, threads, length, vocabulary)
                 made[entry] = one

@@ -151,11 +151,10 @@ class Worker:
         return {}
 
 
-def main() -> None:
-    sys.path.insert(0, str(ROOT))
+def serve(worker: object) -> None:
+    """Answers orders with the worker's methods of their names until standard input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not be taken for an answer
-    worker = Worker()
     for line in sys.stdin:
         order = json.loads(line)
         try:
@@ -167,4 +166,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.path.insert(0, str(ROOT))
+    serve(Worker())

@@ -16,12 +16,14 @@ HERE = Path(__file__).parent
 NODE = "node"
 PEERS = tuple(sorted(path.stem for path in HERE.glob("*.txt")))
 OLD_PYTHONS = ("python3.11", "python3.10", "python3.9")
-"""What tflite-runtime 2.14.0 and tflite-support have wheels for."""
+"""What tflite-runtime 2.14.0, tflite-support and TextPruner's tokenizers have wheels for."""
 DONE = "made"
 USED = {"optimum-onnx": "import optimum.onnxruntime, transformers.pipelines", "openvino": "import nncf, openvino",
         "tflite214": "import tflite_runtime.interpreter", "tflite-support": "from tflite_support import metadata",
-        "mediapipe": "import mediapipe.tasks.python.text"}
-"""What tests import of an environment: importing it once shows that it works, and compiles what they need."""
+        "mediapipe": "import mediapipe.tasks.python.text", "model2vec": "import model2vec.distill, model2vec.train",
+        "textpruner": "import textpruner, onnxruntime",
+        "torch-pruning": "import torch_pruning, transformers, onnxruntime"}
+"""What is imported of an environment: importing it once shows that it works, and compiles what they need."""
 
 
 def requirements(name: str) -> list[str]:
@@ -78,7 +80,7 @@ def _venv(name: str, folder: Path) -> None:
 
 
 def _python_for(name: str) -> str:
-    if name not in ("tflite214", "tflite-support") or sys.version_info[:2] <= (3, 11):
+    if name not in ("tflite214", "tflite-support", "textpruner") or sys.version_info[:2] <= (3, 11):
         return sys.executable
     found = next(filter(None, map(shutil.which, OLD_PYTHONS)), None)
     if found is None:

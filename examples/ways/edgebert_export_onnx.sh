@@ -1,0 +1,1 @@
+edgebert export teacher --runtime onnx --out bundle

@@ -1,0 +1,1 @@
+edgebert export teacher --runtime tflite --out bundle
