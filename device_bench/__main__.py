@@ -60,7 +60,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run the command and return its exit code: the largest one of the models given."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in _COMMANDS:
-        return importlib.import_module(_COMMANDS[words[0]]).main(words[1:])
+        return int(importlib.import_module(_COMMANDS[words[0]]).main(words[1:]))
     arguments = parser().parse_args(words)
     try:
         options = until_as_cool_as_now(options_from(arguments))

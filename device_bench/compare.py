@@ -164,7 +164,7 @@ class Comparison:
         names = Fields(record, "").texts("names")
         if len(names) != 2:
             raise ValueError(f"a comparison has two names, this one has {len(names)}")
-        a, b = (BenchResult.from_dict(record.get(side)) for side in ("a", "b"))
+        a, b = (BenchResult.from_dict(record.get(side) or {}) for side in ("a", "b"))
         return compared((names[0], names[1]), a, b)
 
 

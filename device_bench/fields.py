@@ -41,7 +41,8 @@ class Fields:
         value = self.value(name)
         if type(value) not in (int, float) or not least <= value <= most:  # NaN is not
             raise self._wrong(name, f"a finite number from {least:g} to {most:g}")
-        return value
+        number: float = value  # whole ones stay whole
+        return number
 
     def flag(self, name: str) -> bool:
         value = self.value(name)

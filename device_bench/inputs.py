@@ -106,12 +106,13 @@ def _parse_golden(record: dict[str, Any]) -> Golden:
     rows = []
     for number, row in enumerate(record["rows"]):
         types = row.get("token_type_ids")
+        logits: Any = tuple(tuple(map(float, x)) if isinstance(x, list) else float(x) for x in row["logits"])
         one = GoldenRow(
             text=str(row["text"]),
             input_ids=tuple(int(i) for i in row["input_ids"]),
             attention_mask=tuple(int(i) for i in row["attention_mask"]),
             token_type_ids=None if types is None else tuple(int(i) for i in types),
-            logits=tuple(tuple(map(float, x)) if isinstance(x, list) else float(x) for x in row["logits"]),
+            logits=logits,
         )
         in_range = all(0 <= i <= LARGEST_ID for i in (*one.input_ids, *one.attention_mask, *(one.token_type_ids or ())))
         lengths = {len(one.input_ids), len(one.attention_mask), len(one.token_type_ids or one.input_ids)}

@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from device_bench.errors import BadRequest
 from device_bench.options import RUNTIMES
@@ -39,15 +39,16 @@ def _checked_item(item: Any, where: str) -> Item:
     """The item with the fields a sweep reads. A kit may come from anybody: its files lie in its own folder."""
     if not isinstance(item, dict):
         raise BadRequest(f"{where} is no object; make the kit again")
-    for name, right in (
+    rules: tuple[tuple[str, Callable[[Any], bool]], ...] = (
         ("id", lambda value: isinstance(value, str) and value.isprintable()),
         ("file", lambda value: isinstance(value, str) and value == os.path.basename(value) and value.isprintable()),
         ("sha256", lambda value: isinstance(value, str)),
         ("runtime", lambda value: isinstance(value, str) and value in RUNTIMES),
         ("kind", lambda value: value in KINDS),
-        ("lengths", lambda value: isinstance(value, list) and value and all(
+        ("lengths", lambda value: isinstance(value, list) and len(value) > 0 and all(
             type(one) is int and 1 <= one <= MOST_TOKENS for one in value)),
-    ):
+    )
+    for name, right in rules:
         if name not in item or not right(item[name]):
             raise BadRequest(f"{where}: {name} is {item.get(name)!r:.60}; make the kit again")
     if Path(item["file"]).suffix != f".{item['runtime']}":

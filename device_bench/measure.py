@@ -139,7 +139,7 @@ def measure(
     warmed = len(_warm_up(call, timer, clock, warmup, start + int(max_seconds * 1e9 * WARM_UP_SHARE)))
     enough = clock() + int(min_seconds * 1e9)
     watched = _Watched(call, timer, clock, watch, WATCH_EVERY_NS)
-    samples = []
+    samples: list[int] = []
     with _no_garbage_collection():
         while len(samples) < MAX_SAMPLES:
             samples.append(watched.sample())

@@ -82,7 +82,7 @@ class _Opened:
     points: int = 1
 
 
-_Check = Callable[[Path, "list[tuple[str, str, tuple]]"], "tuple[TensorSpec, ...]"]
+_Check = Callable[[Path, "list[tuple[str, str, tuple[Optional[int], ...]]]"], "tuple[TensorSpec, ...]"]
 
 
 def model_format(path: Path) -> str:
@@ -242,6 +242,7 @@ def _open_tflite(module: Any, path: Path, threads: int, check: _Check, answer: s
         named = re.fullmatch(SIGNATURE, key)
         if named and int(named[2]) != length:
             raise BadModel(f"{path.name}: signature {key} takes length {length}; export it again")
+        assert length is not None, "a signature's shapes are whole numbers"
         by_length[length] = (calls[key], _output_name(path, list(signatures[key]["outputs"]), answer))
         first = first or inputs
         if axis:
@@ -266,7 +267,7 @@ def _length_axis(name: str) -> int:
     return 0 if name == "x" else 1
 
 
-def _checked_inputs(path: Path, found: list[tuple[str, str, tuple]]) -> tuple[TensorSpec, ...]:
+def _checked_inputs(path: Path, found: list[tuple[str, str, tuple[Optional[int], ...]]]) -> tuple[TensorSpec, ...]:
     """The inputs in the order of INPUT_NAMES. Raises BadModel unless they are integer ids and a mask, 2-D."""
     specs = {name: TensorSpec(name, dtype, shape) for name, dtype, shape in found}
     if set(specs) - set(INPUT_NAMES) or not set(INPUT_NAMES[:2]) <= set(specs):
@@ -279,7 +280,7 @@ def _checked_inputs(path: Path, found: list[tuple[str, str, tuple]]) -> tuple[Te
     return tuple(specs[name] for name in INPUT_NAMES if name in specs)
 
 
-def _checked_part_inputs(path: Path, found: list[tuple[str, str, tuple]]) -> tuple[TensorSpec, ...]:
+def _checked_part_inputs(path: Path, found: list[tuple[str, str, tuple[Optional[int], ...]]]) -> tuple[TensorSpec, ...]:
     """The inputs in the order of PART_INPUTS. Raises BadModel unless they are rows, perhaps with a bias, or ids."""
     specs = {name: TensorSpec(name, dtype, shape) for name, dtype, shape in found}
     if set(specs) not in ({"x"}, {"x", "bias"}, {"input_ids"}):

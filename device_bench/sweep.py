@@ -224,7 +224,8 @@ def _lines(arguments: list[str], patience_s: float, say: Say, what: str) -> Iter
             child.kill()
             child.wait()
             watcher.join()
-            child.stdout.close()
+            if child.stdout is not None:
+                child.stdout.close()
         if hung.is_set():
             say(f"{what}: no answer for {patience_s:.0f} s, left out")
         elif code and not failed:

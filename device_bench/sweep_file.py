@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Callable, Iterator, Optional
 
 from device_bench.affinity import pin
 from device_bench.errors import BadModel, BenchError
@@ -111,7 +111,7 @@ def feeds_for(session: Session, item: Item, length: int, seed: int = 0) -> Feeds
     import numpy as np
 
     random = np.random.default_rng(seed)
-    made = {
+    made: dict[str, Callable[[Any], Any]] = {
         "x": lambda spec: random.standard_normal((length, spec.shape[1])),
         "bias": lambda spec: np.zeros((1, 1, length)),
         "input_ids": lambda spec: random.integers(0, vocabulary, (1, length)),

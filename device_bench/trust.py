@@ -160,10 +160,14 @@ def _fell(was: Optional[int], now: Optional[int]) -> bool:
     return bool(was and now and now < was * (1 - FREQUENCY_DROP))
 
 
+def _ghz(khz: Optional[int]) -> str:
+    return "?" if khz is None else f"{khz / 1e6:.2f}"
+
+
 def _throttled(result: BenchResult) -> Optional[Finding]:
     limits = [state.limit_khz for state in result.states if state.limit_khz]
     before = {core.index: core for core in _used_cores(result, result.device_before)}
-    told = [f"core {after.index} from {before[after.index].limit_khz / 1e6:.2f} to {after.limit_khz / 1e6:.2f} GHz"
+    told = [f"core {after.index} from {_ghz(before[after.index].limit_khz)} to {_ghz(after.limit_khz)} GHz"
             for after in _used_cores(result, result.device_after)
             if after.index in before and _fell(before[after.index].limit_khz, after.limit_khz)]
     if not told and limits and _fell(limits[0], min(limits)):
@@ -180,7 +184,7 @@ def _throttled(result: BenchResult) -> Optional[Finding]:
 
 def _slowed(result: BenchResult) -> Optional[Finding]:
     before = {core.index: core for core in _used_cores(result, result.device_before)}
-    fell = [f"core {after.index} from {before[after.index].current_khz / 1e6:.2f} to {after.current_khz / 1e6:.2f} GHz"
+    fell = [f"core {after.index} from {_ghz(before[after.index].current_khz)} to {_ghz(after.current_khz)} GHz"
             for after in _used_cores(result, result.device_after)
             if after.index in before and _fell(before[after.index].current_khz, after.current_khz)]
     if not fell:
@@ -189,7 +193,7 @@ def _slowed(result: BenchResult) -> Optional[Finding]:
 
 
 def _capped(result: BenchResult) -> Optional[Finding]:
-    capped = [f"core {core.index} at {core.limit_khz / 1e6:.2f} of {core.max_khz / 1e6:.2f} GHz"
+    capped = [f"core {core.index} at {_ghz(core.limit_khz)} of {_ghz(core.max_khz)} GHz"
               for core in _used_cores(result, result.device_before) if _fell(core.max_khz, core.limit_khz)]
     if not capped:
         return None

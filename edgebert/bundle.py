@@ -113,9 +113,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Raises UsageError where there is none, BrokenBundle where it is damaged."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise UsageError(f"{folder} is not a bundle: it has no {MANIFEST}")
+        raise UsageError(f"{folder} is not a bundle: it has no {MANIFEST} (`edgebert fit-device --out {folder}` "
+                         "makes one)")
     try:
-        value = strict_json(bounded_text(path))
+        value: dict[str, Any] = strict_json(bounded_text(path))
         if value["schema"] != SCHEMA:
             raise BrokenBundle(f"{path}: schema {value['schema']}; this version reads {SCHEMA}")
         for name, entry in value["files"].items():
@@ -128,7 +129,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def changed(path: Path, entry: dict[str, Any]) -> bool:
     """Whether a file is not the one of that entry of the manifest."""
-    return path.stat().st_size != entry["bytes"] or file_sha256(path) != entry["sha256"]
+    return bool(path.stat().st_size != entry["bytes"]) or file_sha256(path) != entry["sha256"]
 
 
 def check_files(folder: Path, manifest: dict[str, Any]) -> None:
@@ -212,4 +213,5 @@ def _check_logits(path: Path) -> str:
             raise BrokenBundle(f"{path.name}{point} with {runtime} differs from its golden logits: relative RMSE "
                                f"{found and found.relative_rmse}; do not ship it with this runtime")
         said.append(f"{found.relative_rmse:.2g}")
+    assert found is not None, "a child that ended well leaves a record"
     return f"{found.rows} golden rows, relative RMSE {' and '.join(said)} ({runtime})"

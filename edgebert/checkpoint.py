@@ -38,20 +38,36 @@ def resolve(source: str) -> Path:
     Raises UsageError where neither works."""
     path = Path(source).expanduser()
     if path.is_dir():
-        return path
+        return _encoder_of(path)
     if path.exists() or source.startswith((".", "/", "~")) or source.count("/") > 1:
         raise UsageError(f"--model {source}: not a folder with a Hugging Face checkpoint")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+        return _encoder_of(Path(snapshot_download(source, allow_patterns=["*.json", "*.safetensors", "*.txt"])))
+    except UsageError:
+        raise
     except HFValidationError as error:
         raise UsageError(f"--model {source}: neither a local folder nor a hub id") from error
     except Exception as error:  # the hub client raises many kinds: network, authentication, missing, disk
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"--model {source}: no such local folder, and the hub could not deliver it "
                          f"({type(error).__name__}: {reason[:160]}); download it once and pass its folder") from error
+
+
+def _encoder_of(folder: Path) -> Path:
+    """The folder itself; or, of an older sentence-transformers folder, the folder in it that holds the encoder."""
+    if (folder / "config.json").is_file() or not (folder / "modules.json").is_file():
+        return folder
+    try:
+        first = next(one["path"] for one in strict_json(bounded_text(folder / "modules.json"))
+                     if str(one["type"]).endswith(".Transformer"))
+    except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
+        raise UsageError(f"{folder / 'modules.json'}: names no Transformer module") from error
+    if not isinstance(first, str) or first != Path(first).name or first in ("", ".."):
+        raise UsageError(f"{folder / 'modules.json'}: {first!r:.60} is no folder in it")
+    return folder / first
 
 
 def read_config(folder: Path) -> dict[str, Any]:

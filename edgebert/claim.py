@@ -1,14 +1,13 @@
 """One run a folder: a lock beside the folder while a run makes it, and what dead runs left there is taken away.
 
-The lock is flock's, on an open file. The system lets go of it when the process ends, however it ends, so that no lock is
-ever stale; the file's text only tells people who holds it.
+The lock is flock's, on an open file; on Windows that of a byte far behind the file's end. The system lets go of it when
+the process ends, however it ends, so that no lock is ever stale; the file's text only tells people who holds it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import functools
 import os
 import platform
@@ -21,7 +20,17 @@ from typing import Any, Concatenate, ParamSpec, TextIO, TypeVar
 from edgebert.crew import crew
 from edgebert.errors import BusyError, UsageError
 
-Rest, Result = ParamSpec("Rest"), TypeVar("Result")
+try:
+    import fcntl
+except ImportError:
+    import msvcrt
+
+Rest = ParamSpec("Rest")
+Result = TypeVar("Result")
+
+_WINDOWS = "msvcrt" in globals()
+_FAR = 1 << 30
+"""The byte that is locked on Windows, where what is locked cannot be read: the text stays readable."""
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 """What a file system answers that knows no locks. A run there goes on without, as every program does."""
@@ -45,20 +54,38 @@ def locked(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
             try:
                 yield
             finally:
-                path.unlink(missing_ok=True)
+                if _WINDOWS:  # which removes no open file, so that one that it does remove is nobody's
+                    file.close()
+                with contextlib.suppress(PermissionError):
+                    path.unlink(missing_ok=True)
             return
 
 
 def _lock(file: TextIO, busy: Callable[[str], None]) -> None:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        _take(file, wait=False)
+    except (BlockingIOError, PermissionError):
         file.seek(0)
         busy(file.read(200).strip() or "another process")
-        fcntl.flock(file, fcntl.LOCK_EX)
+        _take(file, wait=True)
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
+
+
+def _take(file: TextIO, wait: bool) -> None:
+    """Raises BlockingIOError, or on Windows PermissionError, where another process has the lock and `wait` is not set."""
+    if not _WINDOWS:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return
+    while True:
+        os.lseek(file.fileno(), _FAR, os.SEEK_SET)
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+            return
+        except OSError as error:
+            if not wait or error.errno != errno.EDEADLOCK:  # said after ten seconds of waiting
+                raise
 
 
 def _still(path: Path, number: int) -> bool:
@@ -92,7 +119,7 @@ def claimed(out: Path) -> Iterator[None]:
 def claiming(run: Callable[Concatenate[Any, Rest], Result]) -> Callable[Concatenate[Any, Rest], Result]:
     """A run that claims the folder `out` of its first argument, the request, until it ends."""
     @functools.wraps(run)
-    def claimed_run(request: Any, *rest: Rest.args, **named: Rest.kwargs) -> Result:
+    def claimed_run(request: Any, /, *rest: Rest.args, **named: Rest.kwargs) -> Result:
         with claimed(request.out):
             return run(request, *rest, **named)
 
@@ -141,6 +168,16 @@ def made_beside(out: Path) -> Iterator[Path]:
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def write_text(out: Path, text: str) -> None:
+    """Writes a file under a temporary name beside `out` and renames it, so that `out` is never half written."""
+    made = out.with_name(f".{out.name}.tmp-{os.getpid()}")
+    try:
+        made.write_text(text, encoding="utf-8")
+        os.replace(made, out)
+    finally:
+        made.unlink(missing_ok=True)
 
 
 def move_into_place(made: Path, out: Path, overwrite: bool) -> None:

@@ -14,6 +14,7 @@ from edgebert import (
     cli_build,
     cli_compare,
     cli_compress,
+    cli_config,
     cli_device,
     cli_doctor,
     cli_explain,
@@ -22,6 +23,7 @@ from edgebert import (
     cli_front,
     cli_native,
     cli_profiles,
+    cli_push,
     cli_report,
     cli_reproduce,
     cli_sign,
@@ -29,16 +31,18 @@ from edgebert import (
     runlog,
 )
 from edgebert import cli_options as options
-from edgebert.cli_options import Formats
+from edgebert.cli_options import ONNX, TFLITE, Formats
 from edgebert.crew import crew, refuse_single_launch
 from edgebert.errors import Interrupted, code_of, failure, page_of
 
-EXIT_CODES = """Exit codes: 0 ok, 1 doctor found something wrong, 2 usage or bad input, 3 budget unreachable, 4 a file
-does not compute what it should, 5 accuracy below --max-drop, 6 device or runtime, 7 measured over budget, 8 training
-diverged or lost a process, 9 another run has the folder, 130 interrupted. Errors carry a code, explained in
-docs/errors.md.
-
-What a run did is kept as JSON lines in the cache, in runs/TIME/events.jsonl, also where it was killed."""
+EXIT_CODES = (
+    "Exit codes: 0 ok, 1 doctor found something wrong, 2 usage or bad input, 3 budget unreachable, 4 a file does not "
+    "compute what it should, 5 accuracy below --max-drop, 6 device or runtime, 7 measured over budget, 8 training "
+    "diverged or lost a process, 9 another run has the folder, 130 interrupted. Errors carry a code, explained in "
+    "docs/errors.md."
+    "\n\nWhat a run did is kept as JSON lines in the cache, in runs/TIME/events.jsonl, also where it was killed."
+    "\n\nStart with: edgebert fit-device --profile pixel6 --dry-run")
+MAKE, PLANS, READ, DEVICES = "Make a model", "Look at plans and models", "Bundles", "Devices and timings"
 
 NO_TELEMETRY = ("DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "ORT_DISABLE_TELEMETRY")
 """Variables by which libraries are told to send nothing about their use."""
@@ -48,33 +52,35 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode="r
                   help="Turn a fine-tuned BERT into the best model that fits a phone.", epilog=EXIT_CODES)
 
 
-app.command("fit-device", epilog=cli_fit.EXAMPLES)(cli_fit.fit_device)
-app.command("train-elastic", epilog=cli_train.EXAMPLES)(cli_train.train_elastic)
-app.command("compress", epilog=cli_compress.EXAMPLES)(cli_compress.compress)
-app.command("compare", epilog=cli_compare.EXAMPLES)(cli_compare.compare)
-app.command("build", epilog=cli_build.EXAMPLES)(cli_build.build)
-app.command("reproduce", epilog=cli_reproduce.EXAMPLES)(cli_reproduce.reproduce)
-app.command("front", epilog=cli_front.EXAMPLES)(cli_front.front)
-app.command("report", epilog=cli_report.EXAMPLES)(cli_report.report)
-app.command("explain", epilog=cli_explain.EXAMPLES)(cli_explain.explain)
-app.command("sweep", epilog=cli_device.SWEEP_EXAMPLES)(cli_device.sweep)
-app.command("calibrate", epilog=cli_device.CALIBRATE_EXAMPLES)(cli_device.calibrate)
-app.command("bench-native", epilog=cli_native.BENCH_EXAMPLES)(cli_native.bench_native)
-app.command("timings", epilog=cli_native.TIMINGS_EXAMPLES)(cli_native.timings)
-app.command("doctor", epilog=cli_doctor.EXAMPLES)(cli_doctor.doctor)
-app.command("sign", epilog=cli_sign.EXAMPLES)(cli_sign.sign)
-app.add_typer(cli_profiles.app, name="profiles")
+app.command("init", rich_help_panel=MAKE, epilog=cli_config.EXAMPLES)(cli_config.init)
+app.command("fit-device", rich_help_panel=MAKE, epilog=cli_fit.EXAMPLES)(cli_fit.fit_device)
+app.command("train-elastic", rich_help_panel=MAKE, epilog=cli_train.EXAMPLES)(cli_train.train_elastic)
+app.command("compress", rich_help_panel=MAKE, epilog=cli_compress.EXAMPLES)(cli_compress.compress)
+app.command("compare", rich_help_panel=DEVICES, epilog=cli_compare.EXAMPLES)(cli_compare.compare)
+app.command("build", rich_help_panel=MAKE, epilog=cli_build.EXAMPLES)(cli_build.build)
+app.command("reproduce", rich_help_panel=READ, epilog=cli_reproduce.EXAMPLES)(cli_reproduce.reproduce)
+app.command("front", rich_help_panel=PLANS, epilog=cli_front.EXAMPLES)(cli_front.front)
+app.command("report", rich_help_panel=READ, epilog=cli_report.EXAMPLES)(cli_report.report)
+app.command("push", rich_help_panel=READ, epilog=cli_push.EXAMPLES)(cli_push.push)
+app.command("explain", rich_help_panel=PLANS, epilog=cli_explain.EXAMPLES)(cli_explain.explain)
+app.command("sweep", rich_help_panel=DEVICES, epilog=cli_device.SWEEP_EXAMPLES)(cli_device.sweep)
+app.command("calibrate", rich_help_panel=DEVICES, epilog=cli_device.CALIBRATE_EXAMPLES)(cli_device.calibrate)
+app.command("bench-native", rich_help_panel=DEVICES, epilog=cli_native.BENCH_EXAMPLES)(cli_native.bench_native)
+app.command("timings", rich_help_panel=DEVICES, epilog=cli_native.TIMINGS_EXAMPLES)(cli_native.timings)
+app.command("doctor", rich_help_panel=DEVICES, epilog=cli_doctor.EXAMPLES)(cli_doctor.doctor)
+app.command("sign", rich_help_panel=READ, epilog=cli_sign.EXAMPLES)(cli_sign.sign)
+app.add_typer(cli_profiles.app, name="profiles", rich_help_panel=DEVICES)
 
 
-@app.command(epilog="Examples:\n\n  edgebert inspect ./my-bert\n\n  edgebert inspect edgebert-bundle/plan.json")
+@app.command(rich_help_panel=PLANS, epilog=cli_files.INSPECT_EXAMPLES)
 def inspect(target: Annotated[Path, typer.Argument(help="A checkpoint folder, a bundle, a plan.json or a model file.")],
             length: Annotated[int, typer.Option(help="Tokens to count MACs for.")] = 64,
-            as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+            as_json: options.AsJson = False) -> None:
     """Shapes, parameters, MACs and bytes."""
     cli_files.inspect(target, length, as_json)
 
 
-@app.command(epilog="Example:\n\n  edgebert export ./my-bert --out exported --runtime both --precision int8")
+@app.command(rich_help_panel=MAKE, epilog=cli_files.EXPORT_EXAMPLES)
 def export(model: Annotated[str, typer.Argument(help="A fine-tuned checkpoint: a Hugging Face folder or hub id.")],
            out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")] = Path("exported"),
            runtime: Annotated[Formats, typer.Option(help="Files for ONNX Runtime, LiteRT or both; or a Core ML package "
@@ -82,49 +88,51 @@ def export(model: Annotated[str, typer.Argument(help="A fine-tuned checkpoint: a
                                                     "proven by reading it back, not by running Core ML.")] = Formats.both,
            precision: Annotated[str, typer.Option(help="fp32, fp16, int8, int8_weights or int4_weights: how matrices "
                                                   "are stored and multiplied.")] = "int8",
-           length: Annotated[int | None, typer.Option(help="Most tokens of an input. Default: 64.")] = None,
-           lengths: Annotated[str | None, typer.Option(metavar="N,N,...", help="Lengths that a TFLite file is made for, "
-                                                       "such as 16,32,64. Default: --length and half of it.")] = None,
-           tflite_compat: Annotated[str | None, typer.Option(help="2.14 for tflite-runtime 2.14.0.")] = None,
-           onnx_inputs: Annotated[options.Integers, typer.Option(help="Type of the ONNX file's inputs; transformers.js "
-                                                                 "feeds int64 alone.")] = options.Integers.int32,
-           onnx_fixed: Annotated[bool, typer.Option("--onnx-fixed", help="One row of exactly --length tokens, for "
-                                                    "compilers that refuse free dimensions.")] = False,
-           onnx_opset: Annotated[int | None, typer.Option(help="Version of the ONNX operators, 17 to 23. Default: 20, or "
-                                                          "21 with 4-bit matrices.")] = None,
-           tokenizer_in_graph: Annotated[Path | None, typer.Option(metavar="TEXTS", help="Also an ONNX file that takes a "
-                                         "text, if onnxruntime-extensions gives every line of this file the tokenizer's "
-                                         "own ids.")] = None,
-           overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace older files.")] = False) -> None:
+           length: Annotated[int | None, typer.Option(rich_help_panel=TFLITE, help="Most tokens of an input. Default: "
+                                                      "64.")] = None,
+           lengths: Annotated[str | None, typer.Option(rich_help_panel=TFLITE, metavar="N,N,...", help="Lengths that a "
+                                                       "TFLite file is made for, such as 16,32,64. Default: --length and "
+                                                       "half of it.")] = None,
+           tflite_compat: Annotated[str | None, typer.Option(rich_help_panel=TFLITE, help="2.14 for tflite-runtime "
+                                                             "2.14.0.")] = None,
+           onnx_inputs: Annotated[options.Integers, typer.Option(rich_help_panel=ONNX, help="Type of the file's inputs; "
+                                                                 "transformers.js feeds int64 alone.")
+                                  ] = options.Integers.int32,
+           onnx_fixed: Annotated[bool, typer.Option("--onnx-fixed", rich_help_panel=ONNX, help="One row of exactly "
+                                                    "--length tokens, for compilers that refuse free dimensions.")
+                                 ] = False,
+           onnx_opset: Annotated[int | None, typer.Option(rich_help_panel=ONNX, help="Version of the operators, 17 to "
+                                                          "23. Default: 20, or 21 with 4-bit matrices.")] = None,
+           tokenizer_in_graph: Annotated[Path | None, typer.Option(rich_help_panel=ONNX, metavar="TEXTS", help="Also an "
+                                         "ONNX file that takes a text, if onnxruntime-extensions gives every line of "
+                                         "this file the tokenizer's own ids.")] = None,
+           overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace older files.")] = False,
+           as_json: options.AsJson = False) -> None:
     """Export a checkpoint as it is, without compression, and prove the files."""
     options.check_out(out, overwrite)
     form = options.onnx_form(onnx_inputs, onnx_fixed, onnx_opset)
     cli_files.export(model, out, runtime.value, precision, length, lengths, tflite_compat, overwrite, form,
-                     tokenizer_in_graph)
+                     tokenizer_in_graph, as_json)
 
 
-@app.command(epilog="Examples:\n\n  edgebert verify edgebert-bundle\n\n  edgebert verify edgebert-bundle --key "
-                    "public.pem")
+@app.command(rich_help_panel=READ, epilog=cli_files.VERIFY_EXAMPLES)
 def verify(folder: Annotated[Path, typer.Argument(help="A bundle.")],
            key: Annotated[Path | None, typer.Option(help="The public key of who must have signed it.")] = None,
-           as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+           as_json: options.AsJson = False) -> None:
     """Check signature, hashes, token ids and logits of a bundle. Exit code 4 where anything differs."""
     cli_files.verify(folder, key, as_json)
 
 
-@app.command(epilog="Examples:\n\n  edgebert bench edgebert-bundle\n\n  edgebert bench edgebert-bundle --check\n\n"
-                    "  edgebert bench edgebert-bundle --device ssh:pi@board.local --device-python /opt/venv/bin/python"
-                    "\n\n  edgebert bench edgebert-bundle --device adb:SERIAL --profile pixel6 --out pixel6.jsonl")
+@app.command(rich_help_panel=DEVICES, epilog=cli_files.BENCH_EXAMPLES)
 def bench(folder: Annotated[Path, typer.Argument(help="A bundle.")],
-          device: Annotated[str, typer.Option(help="local, ssh:user@host[:port] or adb:SERIAL.")] = "local",
-          device_python: Annotated[str | None, typer.Option(help="The device's Python, a name or a path. Default: "
-                                   "$EDGEBERT_DEVICE_PYTHON, else python3.")] = None,
-          threads: Annotated[int | None, typer.Option(help="Default: the plan's.")] = None,
-          runs: Annotated[int, typer.Option(help="Timed runs a file.")] = 200,
+          device: options.Device = "local",
+          device_python: options.DevicePython = None,
+          threads: options.Threads = None,
+          runs: options.Runs = 200,
           max_seconds: Annotated[float, typer.Option(help="Fewer runs of a file where they take longer.")] = 20.0,
-          affinity: Annotated[str | None, typer.Option(help="Cores to run on, a hexadecimal mask such as 0xF0.")] = None,
-          profile: Annotated[str | None, typer.Option("--profile", "-p", help="Run on the cores that this profile "
-                                                      "names.")] = None,
+          affinity: options.Affinity = None,
+          profile: Annotated[str | None, options.profile_option(rich_help_panel=options.DEVICE, help="Run on "
+                                                      "the cores that this profile names.")] = None,
           check: Annotated[bool, typer.Option("--check", help="The device is the target: exit code 7 where the budget is "
                            "missed.")] = False,
           out: Annotated[Path | None, typer.Option("--out", "-o", help="Append every record to this file as it "
@@ -137,7 +145,9 @@ def bench(folder: Annotated[Path, typer.Argument(help="A bundle.")],
 
 for group in (app, cli_profiles.app):
     for registered in group.registered_commands:
-        registered.callback = options.observed(registered.callback)
+        registered.callback = registered.callback and options.observed(registered.callback)
+for registered in app.registered_commands:
+    registered.callback = registered.callback and cli_config.configured(registered.callback)
 
 
 def main() -> None:
@@ -148,11 +158,13 @@ def main() -> None:
     # Torch's threads spin while they wait for each other; as soon as another program wants a core, that costs more than
     # the work. A short spin keeps the speed of a quiet machine.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # products of MKL are then the same on any number of threads
     runlog.quieten()
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, _interrupt)
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
-        signal.signal(signal.SIGHUP, _interrupt)
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:  # as nohup sets it
+        signal.signal(hangup, _interrupt)
     try:
         refuse_single_launch()
         app(standalone_mode=True)

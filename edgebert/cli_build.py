@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +9,7 @@ import typer
 
 from edgebert import cli_options as options
 from edgebert import cli_plan
+from edgebert.cli_config import command_line
 from edgebert.cli_fit import Effort
 from edgebert.cli_options import RUN
 from edgebert.errors import UsageError
@@ -39,7 +38,7 @@ def build(
     keep_languages: options.KeepLanguages = None,
     min_count: options.MinCount = None,
     vocabulary_size: options.VocabularySize = None,
-    profile: Annotated[str | None, typer.Option("--profile", "-p", rich_help_panel=RUN, help="Another device than the "
+    profile: Annotated[str | None, options.profile_option(rich_help_panel=RUN, help="Another device than the "
                                                 "plan's, to price it on.")] = None,
     effort: Annotated[Effort, typer.Option(rich_help_panel=RUN, help="How to make up for the cuts; quick: nothing "
                       "is trained.")] = Effort.standard,
@@ -80,5 +79,5 @@ def build(
         teacher_epochs=teacher_epochs, criterion=criterion,
         methods=("refit",) if refit else (), tflite_compat=tflite_compat, overwrite=overwrite, seed=seed,
         vocabulary=options.vocabulary_choice(trim, corpus, keep_languages, min_count, vocabulary_size),
-        command=shlex.join(["edgebert", *sys.argv[1:]]), given=given)
+        command=command_line(), given=given)
     cli_plan.run(request, Cache(cache or default_cache(), resume), as_json)

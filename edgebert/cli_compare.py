@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from edgebert import cli_options as options
 from edgebert.cli_options import Clock
 from edgebert.errors import UsageError
 
@@ -21,12 +22,12 @@ EXAMPLES = """Examples:
 
 def compare(a: Annotated[Path, typer.Argument(help="A bundle, or an .onnx or .tflite file.")],
             b: Annotated[Path, typer.Argument(help="The other one.")],
-            device: Annotated[str, typer.Option(help="local, ssh:user@host[:port] or adb:SERIAL.")] = "local",
-            device_python: Annotated[str | None, typer.Option(help="The device's Python, a name or a path.")] = None,
-            threads: Annotated[int, typer.Option(help="Runtime threads.")] = 1,
+            device: options.Device = "local",
+            device_python: options.DevicePython = None,
+            threads: Annotated[int, typer.Option(rich_help_panel=options.DEVICE, help="Of the runtime.")] = 1,
             length: Annotated[int | None, typer.Option(help="Tokens of a row. Default: the files' own.")] = None,
-            runs: Annotated[int, typer.Option(help="Timed runs of each file.")] = 200,
-            affinity: Annotated[str | None, typer.Option(help="Cores to run on, a hexadecimal mask: 0xF0.")] = None,
+            runs: options.Runs = 200,
+            affinity: options.Affinity = None,
             clock: Annotated[Clock, typer.Option(help="wall, or cpu: CPU time of one thread, for a machine that is not "
                                                  "idle.")] = Clock.wall,
             as_json: Annotated[bool, typer.Option("--json", help="One record a line, with samples.")] = False) -> None:
@@ -38,11 +39,11 @@ def compare(a: Annotated[Path, typer.Argument(help="A bundle, or an .onnx or .tf
     from edgebert.comparing import compare as run
 
     try:
-        options = Options(threads=threads, length=length, runs=runs, clock=clock.value,
+        asked = Options(threads=threads, length=length, runs=runs, clock=clock.value,
                           cores=None if affinity is None else parse_mask(affinity))
     except BenchError as error:
         raise UsageError(str(error)) from error
-    found = run(a, b, options, device, device_python)
+    found = run(a, b, asked, device, device_python)
     for one in found:
         if as_json:
             print(one.to_json())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgebert import cli_options as options
+from edgebert.cli_config import command_line
 from edgebert.cli_options import RUN
 
 console = Console(highlight=False)
@@ -46,7 +46,7 @@ def compress(
                                         "for the stream, of heads and neurons for early-bird.")],
     recover: Annotated[str, typer.Option(rich_help_panel=METHOD, help="Distil afterwards: none, standard or "
                                          "thorough.")] = "none",
-    profile: Annotated[str, typer.Option("--profile", "-p", rich_help_panel=METHOD, help="The device whose cost rows say "
+    profile: Annotated[str, options.profile_option(rich_help_panel=METHOD, help="The device whose cost rows say "
                                          "what a head and a neuron cost.")] = "pixel6",
     model: options.Model = None,
     task: options.Task = None,
@@ -88,7 +88,7 @@ def compress(
         method, keep, device, out, recover, model=model, task=task if task or data else "snips", data=data,
         columns=Columns(text_column, pair_column, label_column), kind=task_type, metric=metric, length=length,
         vocabulary=vocabulary, teacher_epochs=teacher_epochs, tensorboard=tensorboard, overwrite=overwrite, seed=seed,
-        command=shlex.join(["edgebert", *sys.argv[1:]]))
+        command=command_line())
     stages, reporter = Cache(cache or default_cache(), resume), Reporter()
     with recorded(stages.runs, reporter.seconds):
         result = compress(request, stages, reporter)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import time
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgebert.cli_options import Clock
+from edgebert.cli_options import AsJson, Clock, profile_option
 from edgebert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ def sweep(
                                          "machine that is not idle.")] = Clock.wall,
     affinity: Annotated[str | None, typer.Option(rich_help_panel=SWEEP, help="Cores to run on, a hexadecimal mask such "
                                                  "as 0xF0.")] = None,
-    profile: Annotated[str | None, typer.Option("--profile", "-p", rich_help_panel=SWEEP, help="Take the core masks from "
+    profile: Annotated[str | None, profile_option(rich_help_panel=SWEEP, help="Take the core masks from "
                                                 "this profile.")] = None,
 ) -> None:
     """Write the building blocks of encoders as model files, and time them on a device."""
@@ -144,7 +146,7 @@ def _numbers(text: str, flag: str) -> tuple[int, ...]:
 
 
 def calibrate(
-    profile: Annotated[str, typer.Option("--profile", "-p", help="The device's profile: a name or a .toml.")],
+    profile: Annotated[str, profile_option(help="The device's profile: a name or a .toml.")],
     results: Annotated[list[Path], typer.Option("--from", help="Results of `edgebert sweep` or `bench.pyz sweep`, or "
                                                 "lines of `edgebert bench --json`; may be given several times.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The .toml to write. Default: the profile's own file "
@@ -154,6 +156,7 @@ def calibrate(
     runtime: Annotated[Format, typer.Option(help="Only the rows of this one.")] = Format.both,
     skip_invalid: Annotated[bool, typer.Option("--skip-invalid", help="Leave out timings that are not sound.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older file.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Put what a device measured into its profile, with the error of predictions that were never fitted to."""
     from rich.table import Table
@@ -170,9 +173,14 @@ def calibrate(
     runtimes = () if runtime is Format.both else (runtime.value,)
     done = fit(load_profile(profile), results, bundle or (), runtimes, skip_invalid)
     write_calibrated(done, target)
+    if as_json:
+        rows = [{**asdict(row), "timings": count} for row, count in done.rows]
+        print(json.dumps({"profile": str(target), "rows": rows}, indent=1))
+        return
     table = Table(title=f"{target}: measured rows", title_justify="left")
     for name in ("runtime", "precision", "threads", "timings", "held-out error"):
         table.add_column(name, justify="right" if name in ("threads", "timings") else "left")
     for row, count in done.rows:
         table.add_row(row.runtime_version, row.precision, str(row.threads), str(count), f"+/- {row.error_pct:g} %")
     console.print(table)
+    console.print(f"next: edgebert fit-device --profile {shlex.quote(str(target))}", markup=False)

@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from edgebert.cli_options import profile_option
+
 if TYPE_CHECKING:
     from edgebert.explaining import Change, Explanation
 
@@ -27,7 +29,7 @@ console = Console(highlight=False)
 
 def explain(target: Annotated[Path, typer.Argument(help="A bundle, or a plan.json.")],
             tables: Annotated[Path | None, typer.Option(help="Its error tables. Default: tables.json beside it.")] = None,
-            profile: Annotated[str | None, typer.Option("--profile", "-p", help="Default: the plan's.")] = None,
+            profile: Annotated[str | None, profile_option(help="Default: the plan's.")] = None,
             as_json: Annotated[bool, typer.Option("--json", help="All of it, as JSON.")] = False) -> None:
     """Say why a plan is as it is: what binds it, what each choice is worth, the next best plan, what more would buy."""
     from edgebert.device import load_profile

@@ -20,6 +20,32 @@ if TYPE_CHECKING:
 
 console = Console(highlight=False)
 
+INSPECT_EXAMPLES = """Examples:
+
+  edgebert inspect ./my-bert
+
+  edgebert inspect edgebert-bundle/plan.json"""
+
+EXPORT_EXAMPLES = """Example:
+
+  edgebert export ./my-bert --out exported --runtime both --precision int8"""
+
+VERIFY_EXAMPLES = """Examples:
+
+  edgebert verify edgebert-bundle
+
+  edgebert verify edgebert-bundle --key public.pem"""
+
+BENCH_EXAMPLES = """Examples:
+
+  edgebert bench edgebert-bundle
+
+  edgebert bench edgebert-bundle --check
+
+  edgebert bench edgebert-bundle --device ssh:pi@board.local --device-python /opt/venv/bin/python
+
+  edgebert bench edgebert-bundle --device adb:SERIAL --profile pixel6 --out pixel6.jsonl"""
+
 
 @dataclass(frozen=True)
 class Where:
@@ -41,7 +67,7 @@ def inspect(target: Path, length: int, as_json: bool) -> None:
         print(json.dumps(found.to_json(), indent=1))
         return
     console.print(f"{found.target}: {found.kind}", markup=False)
-    if found.shape is not None:
+    if found.shape is not None and found.params is not None and found.macs is not None:
         shape = found.shape
         console.print(f"  {len(shape.layers)} layers, hidden {shape.hidden}, head width {shape.head_dim}, vocabulary "
                       f"{shape.vocab}, {shape.positions} positions, {shape.labels} labels")
@@ -52,7 +78,7 @@ def inspect(target: Path, length: int, as_json: bool) -> None:
 
 
 def export(model: str, out: Path, runtime: str, precision: str, length: int | None, lengths: str | None,
-           compat: str | None, overwrite: bool, form: OnnxForm, texts: Path | None) -> None:
+           compat: str | None, overwrite: bool, form: OnnxForm, texts: Path | None, as_json: bool) -> None:
     from edgebert.exporting import export as write
     from edgebert.lengths import asked_lengths
     from edgebert.progress import Reporter
@@ -62,6 +88,11 @@ def export(model: str, out: Path, runtime: str, precision: str, length: int | No
     longest, chosen = asked_lengths(length, lengths)
     made = write(model, out, formats, precision, longest or 64, compat, overwrite, Reporter(), chosen, form,
                  None if texts is None else read_texts(texts))
+    if as_json:
+        files = [{"file": one.path.name, "format": one.format, "precision": one.precision, "bytes": one.file_bytes,
+                  "sha256": one.sha256} for one in made.artifacts]
+        print(json.dumps({"folder": str(out), "files": files, "parity": made.parity.to_json()}, indent=1))
+        return
     header, *rows = made.parity.table()
     table = Table(*header)
     for row in rows:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +11,7 @@ import typer
 
 from edgebert import cli_options as options
 from edgebert import cli_plan
+from edgebert.cli_config import command_line
 from edgebert.cli_options import INPUT, RUN, Runtime
 from edgebert.errors import UsageError
 
@@ -29,7 +28,7 @@ class Percentile(StrEnum):
     p90 = "p90"
 
 
-Profile = Annotated[str, typer.Option("--profile", "-p", help="A device name (see `edgebert profiles`) or a .toml.")]
+Profile = Annotated[str, options.profile_option(help="A device name (see `edgebert profiles`) or a .toml.")]
 BUDGET, METHODS = "Budget (defaults come from the profile)", "Methods beside width and depth"
 
 
@@ -180,7 +179,7 @@ def fit_device(
         minimise_latency=only_drop, supernet=supernet, tensorboard=tensorboard, this_machine=this_machine,
         verify_on=verify_on, verify_rounds=verify_rounds, operating_points=operating_points, zip=make_zip,
         overwrite=overwrite, seed=seed, refine=refine, study=study,
-        command=shlex.join(["edgebert", *sys.argv[1:]])) for device, budget in zip(devices, budgets)]
+        command=command_line()) for device, budget in zip(devices, budgets)]
     stages = Cache(cache or default_cache(), resume)
     if profiles:
         cli_plan.run_fleet(requests, stages, workers, profiles.strip() == options.EVERY, as_json)

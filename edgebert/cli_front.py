@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from edgebert.cli_options import Runtime, devices_named
+from edgebert.cli_options import Runtime, devices_named, profile_option
 from edgebert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ PICTURES = (".svg", ".png", ".html")
 console = Console(highlight=False)
 
 
-def front(profile: Annotated[str | None, typer.Option("--profile", "-p", help="A device name (see `edgebert profiles`) "
+def front(profile: Annotated[str | None, profile_option(help="A device name (see `edgebert profiles`) "
                              "or a .toml. Default: pixel6.")] = None,
           profiles: Annotated[str | None, typer.Option(metavar="A,B,...", help="Several at once, or all.")] = None,
           task: Annotated[str, typer.Option(help="A demo task with stored tables: snips or clinc150.")] = "snips",

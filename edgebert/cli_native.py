@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from edgebert import cli_options as options
 from edgebert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Form(enum.StrEnum):
 
 
 def bench_native(folder: Annotated[Path, typer.Argument(help="A bundle.")],
-                 device: Annotated[str, typer.Option(help="local, ssh:user@host[:port] or adb:SERIAL.")],
+                 device: options.Device,
                  runner: Annotated[Path | None, typer.Option(help="The runner, built for the device by `python -m "
                                    "device_bench.native.build`: times the ONNX file.")] = None,
                  library: Annotated[Path | None, typer.Option(help="ONNX Runtime for the device: libonnxruntime.so out "
@@ -53,9 +54,9 @@ def bench_native(folder: Annotated[Path, typer.Argument(help="A bundle.")],
                                  "folder of the build's --libc.")] = None,
                  benchmark_model: Annotated[Path | None, typer.Option(help="LiteRT's benchmark_model for the device: "
                                             "times the TFLite file.")] = None,
-                 threads: Annotated[int | None, typer.Option(help="Default: the plan's.")] = None,
-                 runs: Annotated[int, typer.Option(help="Timed runs a file.")] = 200,
-                 affinity: Annotated[str | None, typer.Option(help="Cores to run on, a hexadecimal mask.")] = None,
+                 threads: options.Threads = None,
+                 runs: options.Runs = 200,
+                 affinity: options.Affinity = None,
                  as_json: Annotated[bool, typer.Option("--json", help="One record a line.")] = False) -> None:
     """Time a bundle's files on a device without Python."""
     from device_bench.options import Options
@@ -69,16 +70,16 @@ def bench_native(folder: Annotated[Path, typer.Argument(help="A bundle.")],
         raise UsageError("give --runner and --library for the ONNX file, --benchmark-model for the TFLite file, or all")
     check_files(folder, read_manifest(folder))
     plan = CompressionPlan.loads((folder / "plan.json").read_text(encoding="utf-8"))
-    options = Options(threads=threads or plan.threads, length=plan.length, runs=runs,
+    asked = Options(threads=threads or plan.threads, length=plan.length, runs=runs,
                       cores=cores_of(affinity, None, threads, folder))
     files = {ending: [path for path in model_files(folder) if path.suffix == ending] for ending in (".onnx", ".tflite")}
     if runner is not None and library is not None:
         parts = NativeParts(runner, library, libc)
-        for record in bench_native_on(open_device(device), files[".onnx"], parts, options):
+        for record in bench_native_on(open_device(device), files[".onnx"], parts, asked):
             print(record.to_json()) if as_json else _show_records([record])
             require_golden([record], device)
     if benchmark_model is not None:
-        for found in benchmark_model_on(open_device(device), files[".tflite"], benchmark_model, options):
+        for found in benchmark_model_on(open_device(device), files[".tflite"], benchmark_model, asked):
             print(json.dumps(vars(found))) if as_json else _show_tool(found)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,9 +57,11 @@ class Clock(StrEnum):
 
 Model = Annotated[str | None, typer.Option("--model", "-m", rich_help_panel=INPUT, help="Hugging Face folder or hub id. "
                                            "Default: all-MiniLM-L6-v2 from the `demo` extra.")]
-Task = Annotated[str | None, typer.Option(rich_help_panel=INPUT, help="A demo task: snips (default) or clinc150.")]
+Task = Annotated[str | None, typer.Option(rich_help_panel=INPUT, help="A demo task: snips (default) or clinc150. "
+                                         "What kind of task your own data are: --task-type.")]
 Data = Annotated[Path | None, typer.Option(rich_help_panel=INPUT, help="Your data: a folder with train/dev/test "
-                                           ".jsonl(.gz), .csv, .tsv or .parquet, a `datasets` folder, or a train file.")]
+                                           ".jsonl(.gz), .csv, .tsv or .parquet, a `datasets` folder, a train file, "
+                                           "or OWNER/NAME[:CONFIG] of the hub.")]
 TaskType = Annotated[str | None, typer.Option(
     rich_help_panel=INPUT, help="single_label_classification, multi_label_classification, regression, "
     "token_classification or question_answering; or as pipelines and optimum say: text-classification, "
@@ -103,10 +105,42 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", rich_help_panel=RUN, hel
 TensorBoard = Annotated[Path | None, typer.Option("--tensorboard", rich_help_panel=RUN, help="Folder for curves of all "
                                                   "training, as TensorBoard reads them.")]
 
-LogJson = Annotated[bool, typer.Option("--log-json", rich_help_panel="Log", help="Events as JSON lines on stderr, in "
-                                       "place of bars and lines.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", rich_help_panel="Log", help="Also cache keys, threads, the "
-                                       "run's log file, and what libraries warn of.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+ONNX, TFLITE, DEVICE = "ONNX files", "Lengths and TFLite files", "Where to run"
+Device = Annotated[str, typer.Option(rich_help_panel=DEVICE, help="local, ssh:user@host[:port] or adb:SERIAL.")]
+DevicePython = Annotated[str | None, typer.Option(rich_help_panel=DEVICE, help="The device's Python, a name or a path. "
+                                                  "Default: $EDGEBERT_DEVICE_PYTHON, else python3.")]
+Threads = Annotated[int | None, typer.Option(rich_help_panel=DEVICE, help="Of the runtime. Default: the plan's.")]
+Affinity = Annotated[str | None, typer.Option(rich_help_panel=DEVICE, help="Cores to run on, a hexadecimal mask such as "
+                                              "0xF0.")]
+Runs = Annotated[int, typer.Option(help="Timed runs a file.")]
+
+
+def profile_names(incomplete: str) -> list[str]:
+    """What a shell completes the name of a device to."""
+    from edgebert.device import list_profiles
+
+    return [name for name in list_profiles() if name.startswith(incomplete)]
+
+
+profile_option = functools.partial(typer.Option, "--profile", "-p", autocompletion=profile_names)
+"""The flag --profile, to which each command gives its help."""
+
+
+EVERYWHERE = "Every command"
+LogJson = Annotated[bool, typer.Option("--log-json", rich_help_panel=EVERYWHERE, help="Events as JSON lines on stderr, "
+                                       "in place of bars and lines.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", rich_help_panel=EVERYWHERE, help="Also cache keys, threads, "
+                                       "the run's log file, and what libraries warn of.")]
+
+
+def with_flags(run: Callable[..., None], own: inspect.Signature,
+               more: Mapping[str, tuple[Any, Any]]) -> Callable[..., None]:
+    """The function, which typer sees with more flags than it has itself. more: name -> annotation and default."""
+    flags = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+             for name, (annotation, default) in more.items()]
+    run.__signature__ = own.replace(parameters=[*own.parameters.values(), *flags])  # type: ignore[attr-defined]
+    return run
 
 
 def observed(command: Callable[..., None]) -> Callable[..., None]:
@@ -117,10 +151,7 @@ def observed(command: Callable[..., None]) -> Callable[..., None]:
         command(*args, **flags)
 
     own = inspect.signature(command, eval_str=True)  # typer does not evaluate a given signature
-    more = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=annotation)
-            for name, annotation in (("log_json", LogJson), ("verbose", Verbose))]
-    run.__signature__ = own.replace(parameters=[*own.parameters.values(), *more])  # what typer reads flags from
-    return run
+    return with_flags(run, own, {"log_json": (LogJson, False), "verbose": (Verbose, False)})
 
 
 EVERY = "all"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,7 +137,8 @@ def _fit(request: FitRequest, cache: Cache) -> FitResult:
     with recorded(cache.runs, reporter.seconds):
         from edgebert.pipeline import fit_device
 
-        return fit_device(request, cache, reporter)
+        done: FitResult = fit_device(request, cache, reporter)
+    return done
 
 
 def run_fleet(requests: Sequence[FitRequest], cache: Cache, workers: str | None, every: bool, as_json: bool) -> None:
@@ -186,11 +188,11 @@ def _show_fleet(done: Sequence[tuple[DeviceProfile, Stored]]) -> None:
         table.add_column(name, overflow="fold", justify="left" if name in ("device", "file", "bundle") else "right")
     for device, result in done:
         files = result.evidence.files
-        whole = {file.format: file.timing.p50_ms for file in files if file.role == "teacher"}
+        whole = {file.format: file.timing.undisturbed_ms for file in files if file.role == "teacher"}
         for file in files:
             if file.test is not None:
                 table.add_row(device.name, file.name, f"{result.plan.estimate.tail_ms:.3g}",
-                              f"{file.file_bytes / 1e6:.1f}", f"{file.timing.p50_ms / whole[file.format]:.2f}",
+                              f"{file.file_bytes / 1e6:.1f}", f"{file.timing.undisturbed_ms / whole[file.format]:.2f}",
                               f"{file.test.points:.2f}", str(result.folder))
     console.print(table)
 
@@ -219,11 +221,12 @@ def _show_result(result: FitResult) -> None:
     timed = Table(title=f"Timed on this machine ({target}), beside the teacher's own int8 file", title_justify="left")
     for name in ("file", "MB", "p50 ms", "p90 ms", "of teacher", "peak MB"):
         timed.add_column(name, overflow="fold", no_wrap=name == "file", justify="left" if name == "file" else "right")
-    whole = {file.format: file.timing.p50_ms for file in result.evidence.files if file.role == "teacher"}
+    whole = {file.format: file.timing.undisturbed_ms for file in result.evidence.files if file.role == "teacher"}
     for file in result.evidence.files:
         timed.add_row(f"{file.role}\n{file.name}", f"{file.file_bytes / 1e6:.1f}", f"{file.timing.p50_ms:.2f}",
-                      f"{file.timing.p90_ms:.2f}", f"{file.timing.p50_ms / whole[file.format]:.2f}",
+                      f"{file.timing.p90_ms:.2f}", f"{file.timing.undisturbed_ms / whole[file.format]:.2f}",
                       f"{file.timing.peak_rss_mb:.0f}")
     console.print(timed)
     console.print(f"bundle: {result.bundle}   report: {result.bundle / 'report.html'}   "
                   f"{sum(result.evidence.seconds.values()):.0f} s")
+    console.print(f"next: edgebert bench {shlex.quote(str(result.bundle))} --device ssh:user@host --check", markup=False)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgebert.cli_options import AsJson
+
 if TYPE_CHECKING:
     from edgebert.device import DeviceProfile
 
@@ -20,8 +22,6 @@ app = typer.Typer(invoke_without_command=True, rich_markup_mode="rich", epilog="
   edgebert profiles check my-phone.toml
 
   edgebert profiles new --device ssh:pi@raspberrypi.local --out my-pi.toml""")
-
-AsJson = Annotated[bool, typer.Option("--json")]
 
 
 @app.callback()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from edgebert.claim import write_text
+from edgebert.cli_config import command_line
 from edgebert.errors import UsageError
 
 EXAMPLES = """Examples:
@@ -47,14 +46,9 @@ def report(
         raise UsageError(f"{out} exists; pass --overwrite or another --out")
     found = [read_stored(folder, measured or ()) for folder in bundles]
     if compare:
-        page = render_comparison(found, shlex.join(["edgebert", *sys.argv[1:]]))
+        page = render_comparison(found, command_line())
     else:
         one, = found
         page = render_report(one.evidence, one.plan, one.profile, one.manifest.get("command"), one.there)
-    made = out.with_name(f".{out.name}.tmp-{os.getpid()}")
-    try:
-        made.write_text(page, encoding="utf-8")
-        made.replace(out)
-    finally:
-        made.unlink(missing_ok=True)
+    write_text(out, page)
     print(out)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from enum import StrEnum
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from edgebert import cli_options as options
+from edgebert.cli_config import command_line
 from edgebert.cli_options import RUN
 from edgebert.errors import UsageError
 
@@ -132,7 +132,7 @@ def train_elastic(
         settings, out, model=model, task=task if task or data else "snips", data=data,
         columns=Columns(text_column, pair_column, label_column), kind=task_type, metric=metric, length=length,
         vocabulary=vocabulary, teacher_epochs=teacher_epochs, criterion=criterion.value, tensorboard=tensorboard,
-        overwrite=overwrite, seed=seed, command=shlex.join(["edgebert", *sys.argv[1:]]))
+        overwrite=overwrite, seed=seed, command=command_line())
     stages, reporter = Cache(cache or default_cache(), resume), Reporter()
     with recorded(stages.runs, reporter.seconds):
         supernet = train_elastic(request, stages, reporter)

@@ -18,7 +18,7 @@ __all__ = ["MB", "Block", "Estimate", "arena_mb", "attention_block", "block_byte
            "streamed_ms", "weights_mb"]
 
 MB = 1e6
-_TRUST = ("measured", "derived", "guessed")
+_DOUBT: tuple[Literal["guessed", "derived", "measured"], ...] = ("guessed", "derived", "measured")
 
 _WEIGHT_BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int8_weights": 1.0, "int4_weights": 0.5, "int4": 0.5}
 _BLOCK_SCALES = 4 / 32
@@ -68,7 +68,7 @@ def counted_ms(block: Block, precision: str, tile_rows: int = 1) -> dict[str, fl
 def block_latency_ms(block: Block, row: CostRow) -> float:
     """Median milliseconds the block adds to a call, without the call's own base_us and what `streamed_ms` adds up to."""
     counted = counted_ms(block, row.precision, row.tile_rows)
-    return sum(getattr(row, name) * unit for name, unit in counted.items())
+    return float(sum(getattr(row, name) * unit for name, unit in counted.items()))
 
 
 def latency_ms(parts: Sequence[Block], row: CostRow) -> float:
@@ -199,4 +199,4 @@ def estimate(shape: EncoderShape, precision: Precision, profile: DeviceProfile, 
                    + max(arena_mb(block) for block, *_ in parts)),
         file_bytes=file_bytes(shape, precision, runtime, length, shorter),
         macs=macs(shape, length), params=params(shape),
-        provenance=max((row.provenance for row in used), key=_TRUST.index))
+        provenance=next(level for level in _DOUBT if any(row.provenance == level for row in used)))

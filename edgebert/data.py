@@ -28,6 +28,7 @@ from edgebert.data_kinds import (
     SINGLE,
     TOKENS,
     Columns,
+    Found,
     Row,
     class_names,
     kind_of,
@@ -86,9 +87,9 @@ class Dataset:
         if sorted(order) != sorted(self.labels):
             raise UsageError(f"{self.name} has the labels {listed(self.labels)}, not {listed(order)}")
         moved = [order.index(label) for label in self.labels]
-        splits = {name: replace(split, labels=tuple(_renumbered(label, moved, self.kind) for label in split.labels))
-                  for name, split in (("train", self.train), ("select", self.select), ("dev", self.dev),
-                                      ("test", self.test))}
+        splits: dict[str, Any] = {
+            name: replace(split, labels=tuple(_renumbered(label, moved, self.kind) for label in split.labels))
+            for name, split in (("train", self.train), ("select", self.select), ("dev", self.dev), ("test", self.test))}
         return replace(self, labels=tuple(order), sha256=_content_hash(self.kind, order, splits), **splits)
 
 
@@ -111,17 +112,17 @@ def load_dataset(source: Path, columns: Columns | None = None, kind: str | None 
     tables = open_tables(source)
     columns = columns or Columns()
     kind = kind_of(tables["train"], columns, kind)
-    columns = resolve_columns(columns, tables["train"], kind)
+    found = resolve_columns(columns, tables["train"], kind)
     task = _read_task(source)
-    names = tables["train"].class_names.get(columns.label)
+    names = tables["train"].class_names.get(found.label)
     notes: list[str] = []
-    train, places = _read_rows(tables["train"], columns, kind, names, notes)
-    labels = _label_order(kind, columns, task.get("labels") or names, train, places, tables["train"])
+    train, places = _read_rows(tables["train"], found, kind, names, notes)
+    labels = _label_order(kind, found, task.get("labels") or names, train, places, tables["train"])
     known = frozenset(labels)
     splits = {"train": train}
     for split in ("dev", "test"):
         if split in tables:
-            splits[split], places = _read_rows(tables[split], columns, kind, names, notes)
+            splits[split], places = _read_rows(tables[split], found, kind, names, notes)
             _refuse_unknown(splits[split], places, kind, known, tables[split], tables["train"].file)
 
     notes += overlap_notes(splits)
@@ -151,15 +152,17 @@ def _read_task(source: Path) -> Mapping[str, Any]:
     return task
 
 
-def _read_rows(table: Table, columns: Columns, kind: str, names: tuple[str, ...] | None,
+def _read_rows(table: Table, columns: Found, kind: str, names: tuple[str, ...] | None,
                notes: list[str]) -> tuple[list[Row], list[int]]:
     """Rows of a table and the line or row number of each. names: classes the train file declares, if any. What a
     reader of the result should know is added to `notes`."""
     missing = [name for name in columns.named if name not in table.columns]
     if missing:
         raise UsageError(f"{table.file}: no column {missing[0]!r}; it has {listed(table.columns)}")
-    names = table.class_names.get(columns.label, names)
-    rows, places, unseen = [], [], 0
+    names = table.class_names.get(columns.label) or names
+    rows: list[Row] = []
+    places: list[int] = []
+    unseen = 0
     for number, values in table.rows:
         try:
             row = read_row(values, columns, kind, names)
@@ -179,7 +182,7 @@ def _read_rows(table: Table, columns: Columns, kind: str, names: tuple[str, ...]
     return rows, places
 
 
-def _label_order(kind: str, columns: Columns, declared: Iterable[str] | None, train: list[Row], places: list[int],
+def _label_order(kind: str, columns: Found, declared: Iterable[str] | None, train: list[Row], places: list[int],
                  table: Table) -> tuple[str, ...]:
     if kind == REGRESSION:
         return (str(columns.label),)
@@ -209,8 +212,8 @@ def _refuse_unknown(rows: list[Row], places: list[int], kind: str, known: frozen
 
 
 def _numbered(rows: list[Row], kind: str, index: Mapping[str, int]) -> Split:
-    pairs = None if rows[0].pair is None else tuple(row.pair for row in rows)
-    words = None if kind != TOKENS else tuple(row.words for row in rows)
+    pairs = None if rows[0].pair is None else tuple(row.pair or "" for row in rows)
+    words = None if kind != TOKENS else tuple(row.words or () for row in rows)
     return Split(tuple(row.text for row in rows), pairs,
                  tuple(_renumbered(row.label, index, kind) for row in rows), words)
 

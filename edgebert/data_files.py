@@ -12,13 +12,14 @@ import gzip
 import io
 import json
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from device_bench.strict_json import MOST_NESTED, bounded_text, nested_too_deeply, strict_json
+from device_bench.strict_json import MOST_NESTED, nested_too_deeply
 from edgebert.errors import UsageError
 
 MAX_EXPANDED_BYTES = 4 * 2**30
@@ -29,6 +30,7 @@ thousandth."""
 TEXT_SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz")
 SUFFIXES = (*TEXT_SUFFIXES, ".parquet")
 SPLIT_NAMES = {"train": ("train",), "dev": ("dev", "valid", "validation"), "test": ("test",)}
+HUB_NAME = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?::([\w.-]{1,96}))?")
 Numbered = tuple[int, Mapping[str, Any]]
 
 
@@ -66,33 +68,40 @@ def open_table(path: Path) -> Table:
         if name.endswith(".parquet"):
             return _parquet_table(path)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({_one_line(error.strerror or str(error))})") from error
+        raise UsageError(f"{path}: cannot be read ({one_line(error.strerror or str(error))})") from error
     raise UsageError(f"{path}: unknown file type; write one of {', '.join(SUFFIXES)}")
 
 
 def open_tables(source: Path) -> dict[str, Table]:
     """Open what `source` holds, by split: "train" always, "dev" and "test" where present.
 
-    source: a single train file, a folder with one file per split, or a folder saved by `datasets`.
+    source: a single train file, a folder with one file per split, a folder saved by `datasets`, or OWNER/NAME[:CONFIG]
+    of a data set on the hub.
     """
     if source.is_file():
         return {"train": open_table(source)}
     if not source.is_dir():
+        if (named := HUB_NAME.fullmatch(source.as_posix())) and not source.parent.is_dir():
+            from edgebert.data_sets import hub_tables
+
+            return hub_tables(named[1], named[2])
         raise UsageError(f"{source}: no such file or folder")
     if (source / "dataset_dict.json").is_file() or (source / "state.json").is_file():
-        return _saved_tables(source)
+        from edgebert.data_sets import saved_tables
+
+        return saved_tables(source)
     present = {path.name: path for path in sorted(source.iterdir()) if path.name.lower().endswith(SUFFIXES)}
     by_stem: dict[str, list[str]] = {}
     for name in present:
         by_stem.setdefault(name.lower().split(".", 1)[0], []).append(name)
-    chosen = _one_per_split(by_stem, str(source))
+    chosen = one_per_split(by_stem, str(source))
     if "train" not in chosen:
         raise UsageError(f"{source}: no train file; expected train.jsonl, train.csv, train.tsv or "
                          f"train.parquet, found {', '.join(present) or 'no table file'}")
     return {split: open_table(present[name]) for split, name in chosen.items()}
 
 
-def _one_per_split(by_stem: Mapping[str, list[str]], where: str) -> dict[str, str]:
+def one_per_split(by_stem: Mapping[str, list[str]], where: str) -> dict[str, str]:
     chosen = {}
     for split, stems in SPLIT_NAMES.items():
         names = [name for stem in stems for name in by_stem.get(stem, ())]
@@ -134,7 +143,7 @@ def _too_large(file: str, limit: int | None = None) -> UsageError:
                       "that is not packed")
 
 
-def _opened(file: str, unit: str, rows: Iterator[Numbered], columns: tuple[str, ...] = (),
+def opened(file: str, unit: str, rows: Iterator[Numbered], columns: tuple[str, ...] = (),
             class_names: Mapping[str, tuple[str, ...]] | None = None, plain: bool = False) -> Table:
     """Take the first row: an empty file is refused at once, and JSON lines show their columns."""
     first = next(rows, None)
@@ -159,13 +168,13 @@ def _json_table(path: Path) -> Table:
             try:
                 row = json.loads(line)
             except ValueError as error:
-                raise UsageError(f"{path.name} line {number}: not JSON ({_one_line(str(error))})") from error
+                raise UsageError(f"{path.name} line {number}: not JSON ({one_line(str(error))})") from error
             if not isinstance(row, dict):
                 kind = type(row).__name__
                 raise UsageError(f"{path.name} line {number}: expected a JSON object, found {kind}")
             yield number, row
 
-    return _opened(path.name, "line", rows())
+    return opened(path.name, "line", rows())
 
 
 def _delimited_table(path: Path, dialect: dict[str, Any]) -> Table:
@@ -174,7 +183,7 @@ def _delimited_table(path: Path, dialect: dict[str, Any]) -> Table:
     _, header = next(records, (0, []))
     if len(set(header)) < len(header):
         twice = next(name for name in header if header.count(name) > 1)
-        raise UsageError(f"{path.name} line 1: the column {_one_line(twice)!r} stands twice in the header")
+        raise UsageError(f"{path.name} line 1: the column {one_line(twice)!r} stands twice in the header")
 
     def rows() -> Iterator[Numbered]:
         for number, values in records:
@@ -183,7 +192,7 @@ def _delimited_table(path: Path, dialect: dict[str, Any]) -> Table:
                                  f"where the header has {len(header)}")
             yield number, dict(zip(header, values, strict=True))
 
-    return _opened(path.name, "line", rows(), tuple(header), plain=True)
+    return opened(path.name, "line", rows(), tuple(header), plain=True)
 
 
 def _records(path: Path, dialect: dict[str, Any]) -> Iterator[tuple[int, list[str]]]:
@@ -215,59 +224,14 @@ def _parquet_table(path: Path) -> Table:
         declared_bytes = sum(footer.row_group(group).total_byte_size for group in groups)
         if declared_bytes > MAX_EXPANDED_BYTES:
             raise _too_large(path.name)
-        names = _declared_names(_hub_features(file.schema_arrow.metadata))
-        rows = _arrow_rows(path.name, file.iter_batches(batch_size=4096), pyarrow.ArrowException)
-        return _opened(path.name, "row", rows, tuple(file.schema_arrow.names), names)
+        names = declared_names(_hub_features(file.schema_arrow.metadata))
+        rows = arrow_rows(path.name, file.iter_batches(batch_size=4096), pyarrow.ArrowException)
+        return opened(path.name, "row", rows, tuple(file.schema_arrow.names), names)
     except (pyarrow.ArrowException, ValueError) as error:
-        raise UsageError(f"{path.name}: not a readable Parquet file ({_one_line(str(error))})") from error
+        raise UsageError(f"{path.name}: not a readable Parquet file ({one_line(str(error))})") from error
 
 
-def _saved_tables(folder: Path) -> dict[str, Table]:
-    try:
-        import datasets
-        import pyarrow
-    except ImportError as error:
-        raise UsageError(f"{folder}: reading a saved dataset needs datasets; pip install datasets") from error
-    _refuse_strangers(folder)
-    try:
-        saved = datasets.load_from_disk(str(folder))
-    except Exception as error:  # the library raises whatever a damaged folder trips over
-        raise UsageError(f"{folder}: not a readable saved dataset ({_one_line(str(error))})") from error
-    splits = dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
-    chosen = _one_per_split({name.lower(): [name] for name in splits}, str(folder))
-    if "train" not in chosen:
-        raise UsageError(f"{folder}: no train split; found {', '.join(splits) or 'none'}")
-    tables = {}
-    for split, name in chosen.items():
-        dataset = splits[name]
-        batches = dataset.with_format("arrow").iter(batch_size=4096)
-        names = _declared_names(dataset.features.to_dict())
-        rows = _arrow_rows(name, batches, pyarrow.ArrowException)
-        tables[split] = _opened(f"{folder.name}/{name}", "row", rows, tuple(dataset.column_names), names)
-    return tables
-
-
-def _refuse_strangers(folder: Path) -> None:
-    """The files that a saved dataset names lie in its folders. Raises UsageError."""
-    try:
-        splits = [folder]
-        if (folder / "dataset_dict.json").is_file():
-            names = strict_json(bounded_text(folder / "dataset_dict.json"))["splits"]
-            splits = [folder / _plain(name) for name in names]
-        for split in splits:
-            for entry in strict_json(bounded_text(split / "state.json"))["_data_files"]:
-                _plain(entry["filename"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{folder}: not a readable saved dataset ({_one_line(str(error))})") from error
-
-
-def _plain(name: Any) -> str:
-    if not isinstance(name, str) or name != Path(name).name or not name.isprintable():
-        raise ValueError(f"{name!r:.60} is no file of its folder")
-    return name
-
-
-def _arrow_rows(file: str, batches: Iterable[Any], broken: type[Exception]) -> Iterator[Numbered]:
+def arrow_rows(file: str, batches: Iterable[Any], broken: type[Exception]) -> Iterator[Numbered]:
     """Rows from 1 of Arrow batches; what they take in memory is added up and bounded."""
     expanded_bytes = 0
     number = 0
@@ -281,7 +245,7 @@ def _arrow_rows(file: str, batches: Iterable[Any], broken: type[Exception]) -> I
                 number += 1
                 yield number, row
     except (broken, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: unreadable after row {number} ({_one_line(str(error))})") from error
+        raise UsageError(f"{file}: unreadable after row {number} ({one_line(str(error))})") from error
 
 
 def _hub_features(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
@@ -293,7 +257,7 @@ def _hub_features(metadata: Mapping[bytes, bytes] | None) -> dict[str, Any]:
     return features if isinstance(features, dict) else {}
 
 
-def _declared_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def declared_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     found = {}
     for column, feature in features.items():
         if isinstance(feature, dict) and isinstance(feature.get("feature"), dict):  # a list of labels
@@ -303,6 +267,6 @@ def _declared_names(features: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _one_line(text: str, limit: int = 100) -> str:
+def one_line(text: str, limit: int = 100) -> str:
     flat = " ".join(text.split())
     return flat if len(flat) <= limit else flat[:limit - 3] + "..."

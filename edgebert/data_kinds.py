@@ -26,6 +26,9 @@ TASK_NAMES = {"text-classification": (SINGLE, MULTI, REGRESSION), "token-classif
               "question-answering": (ANSWERS,)}
 """What pipelines and optimum's TasksManager call tasks -> the kinds that one may be."""
 
+WITHOUT_LABELS = ("feature-extraction", "sentence-similarity", "fill-mask")
+"""What they call tasks of encoders that no kind is for."""
+
 
 class Answer(NamedTuple):
     """A piece of the context, and the character it starts at."""
@@ -64,6 +67,14 @@ class Columns:
         return tuple(name for name in astuple(self) if name)
 
 
+@dataclass(frozen=True)
+class Found(Columns):
+    """Columns that a table has; pair is None where its rows are single texts."""
+
+    text: str = ""
+    label: str = ""
+
+
 def kind_of(table: Table, columns: Columns, asked: str | None) -> str:
     """The kind of task a table holds: the one asked for, by a name of KINDS or TASK_NAMES, else what its columns and its
     first row look like.
@@ -72,6 +83,9 @@ def kind_of(table: Table, columns: Columns, asked: str | None) -> str:
     """
     if asked in KINDS:
         return asked
+    if asked in WITHOUT_LABELS:
+        raise UsageError(f"--task-type {asked}: plans are judged by a task's labels, which {asked} has none of; name a "
+                         "task of yours, such as text-classification")
     if asked is not None and asked not in TASK_NAMES:
         raise UsageError(f"--task-type '{asked}' is not known, choose from {', '.join([*KINDS, *TASK_NAMES])}")
     fitting = KINDS if asked is None else TASK_NAMES[asked]
@@ -90,12 +104,12 @@ def _looks_like(table: Table, columns: Columns) -> str:
         return TOKENS
     value = table.first.get(found[0]) if found else None
     if isinstance(value, list):
-        return TOKENS if isinstance(table.first.get(columns.text or _first(WORD_COLUMNS, table)), list) else MULTI
+        return TOKENS if isinstance(table.first.get(columns.text or _first(WORD_COLUMNS, table) or ""), list) else MULTI
     numeral = table.plain and isinstance(value, str) and re.fullmatch(r"[-+]?\d*\.\d+", value.strip())
     return REGRESSION if isinstance(value, float) or numeral else SINGLE
 
 
-def resolve_columns(wanted: Columns, table: Table, kind: str) -> Columns:
+def resolve_columns(wanted: Columns, table: Table, kind: str) -> Found:
     """Fill in what was left to guess, and refuse what does not exist."""
     there = f"{table.file} has the columns {listed(table.columns)}"
     for flag, name in asdict(wanted).items():
@@ -114,10 +128,10 @@ def resolve_columns(wanted: Columns, table: Table, kind: str) -> Columns:
     label = wanted.label or _guess("label", LABEL_COLUMNS[kind], table, there)
     if len({text, pair, label}) < 3:
         raise UsageError(f"text, pair and label must be different columns, got {text!r}, {pair!r} and {label!r}")
-    return Columns(text, pair, label)
+    return Found(text, pair, label)
 
 
-def read_row(values: Mapping[str, Any], columns: Columns, kind: str, names: tuple[str, ...] | None) -> Row:
+def read_row(values: Mapping[str, Any], columns: Found, kind: str, names: tuple[str, ...] | None) -> Row:
     """One row. names: classes that the file declares for whole numbers. Raises KeyError for a column that the row
     lacks, ValueError for a value that cannot be used."""
     if kind == TOKENS:
@@ -208,7 +222,7 @@ def _number(value: Any, names: tuple[str, ...] | None) -> float:
     return number
 
 
-def _tagged_row(values: Mapping[str, Any], columns: Columns, names: tuple[str, ...] | None) -> Row:
+def _tagged_row(values: Mapping[str, Any], columns: Found, names: tuple[str, ...] | None) -> Row:
     """Words and their tags; empty words are left out with their tags, because no model can see them."""
     words = _list(values[columns.text], columns.text, str, "text")
     tags = [_label(tag, names) for tag in _list(values[columns.label], columns.label, (str, int), "a tag")]

@@ -7,6 +7,7 @@ import math
 import re
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from edgebert import derive
 from edgebert.errors import UsageError
@@ -63,7 +64,8 @@ class Budget:
 
     def override(self, **flags: float | str | None) -> Budget:
         """This budget with every flag that is not None put in place of the profile's default."""
-        return replace(self, **{name: value for name, value in flags.items() if value is not None})
+        given: dict[str, Any] = {name: value for name, value in flags.items() if value is not None}
+        return replace(self, **given)
 
 
 @dataclass(frozen=True)
@@ -237,8 +239,8 @@ def profile_path(name_or_path: str | Path) -> Path:
             return path
     names = list_profiles()
     near = difflib.get_close_matches(text.lower(), names, 1, 0.4)
-    hint = f"did you mean '{near[0]}'?" if near else f"choose from {', '.join(names)}, or give a path to a .toml"
-    raise UsageError(f"unknown profile '{text}': {hint}")
+    hint = f"did you mean '{near[0]}'?" if near else "give a name, or a path to a .toml"
+    raise UsageError(f"unknown profile '{text}': {hint} (`edgebert profiles` lists them)")
 
 
 def read_profile(path: Path) -> DeviceProfile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import platform
 import re
@@ -9,7 +10,6 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -21,6 +21,7 @@ from device_bench.options import RUNTIMES, Options
 from edgebert.cache import default_cache
 from edgebert.elf import PAGE, Library, libraries
 from edgebert.errors import EdgeBertError
+from edgebert.runlog import silenced
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 """A tiny network in every format, int8 per channel, beside the logits torch gives for it."""
@@ -155,8 +156,10 @@ def _runtimes() -> Iterator[Finding]:
         if not have:
             yield Finding(f"runtime for .{form}", "note", f"none of {', '.join(names)} is installed",
                           f"pip install {names[0].replace('_', '-')}")
+        golden = find_golden(path)
+        assert golden is not None, "it ships with the package"
         for name in have:
-            yield run_golden(path, name, len(find_golden(path).rows))
+            yield run_golden(path, name, len(golden.rows))
 
 
 def run_golden(path: Path, runtime: str, rows: int) -> Finding:
@@ -188,7 +191,7 @@ def _fast_paths() -> Iterator[Finding]:
         if any(util.find_spec(one) is None for one in needs):
             continue
         try:
-            with _quiet_stderr():
+            with silenced(2):
                 found = execution_of(GOLDEN / f"model_qint8.{form}")
         except ExportError as error:
             yield Finding(name, "wrong", str(error), f"pip install --force-reinstall {needs[-1].replace('_', '-')}")
@@ -198,19 +201,6 @@ def _fast_paths() -> Iterator[Finding]:
         good = found.delegated > 0 and not found.float_products
         yield Finding(name, "ok" if good else "wrong", said, "" if good else
                       f"files will be several times slower: install {needs[-1]} as constraints.txt has it")
-
-
-@contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """LiteRT's C++ half announces its delegate on stderr."""
-    kept = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
 
 
 def _programs() -> Iterator[Finding]:
@@ -271,7 +261,7 @@ def _own_libraries() -> Iterator[Finding]:
         least = min(one.alignment for one in found)
         yield Finding(f"pages, {name}", "note" if short else "ok",
                       f"{len(found) - len(short)} of {len(found)} libraries load with pages of 16 KB (least alignment "
-                      f"{least:,} bytes; this system's pages: {os.sysconf('SC_PAGE_SIZE'):,})",
+                      f"{least:,} bytes; this system's pages: {mmap.PAGESIZE:,})",
                       "fine here; check what your app ships with --libraries" if short else "")
 
 

@@ -89,7 +89,7 @@ def failure(error: BaseException) -> tuple[str, int] | None:
         full = " (free some space; finished stages are kept)" if error.errno == errno.ENOSPC else ""
         return f"{error.filename or 'file system'}: {error.strerror or error}{full}", 2
     if isinstance(error, ModuleNotFoundError):
-        extra = "onnx" if error.name in ("onnx", "onnxruntime") else "all"
+        extra = {"onnx": "onnx", "onnxruntime": "onnx", "huggingface_hub": "hub"}.get(str(error.name), "all")
         return f"the package {error.name!r} is not installed; pip install 'edgebert[{extra}]' brings what this needs", 2
     if isinstance(error, RecursionError):
         return "an input file is nested too deeply to be read", 2

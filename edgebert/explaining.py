@@ -200,7 +200,8 @@ def _neighbours(spec: LayerSpec, errors: LayerErrors) -> Iterator[tuple[str, Lay
         at, said = levels.index(width), "heads" if name == "heads" else "neurons"
         for other in (levels[at - 1] if at else None, levels[at + 1] if at + 1 < len(levels) else None):
             if other is not None:
-                yield f"{said} {width} -> {other}", replace(spec, **{name: other})
+                yield f"{said} {width} -> {other}", (replace(spec, heads=other) if name == "heads" else
+                                                       replace(spec, ffn=other))
 
 
 def _with(subnet: SubnetSpec, place: int, index: int, spec: LayerSpec, instead: bool = False) -> SubnetSpec:
@@ -213,11 +214,11 @@ def _without(subnet: SubnetSpec, place: int) -> SubnetSpec:
     return replace(subnet, kept=_removed(subnet.kept, place), layers=_removed(subnet.layers, place))
 
 
-def _removed(values: tuple, place: int) -> tuple:
+def _removed(values: tuple[Any, ...], place: int) -> tuple[Any, ...]:
     return values[:place] + values[place + 1:]
 
 
-def _inserted(values: tuple, place: int, value: Any) -> tuple:
+def _inserted(values: tuple[Any, ...], place: int, value: Any) -> tuple[Any, ...]:
     return (*values[:place], value, *values[place:])
 
 

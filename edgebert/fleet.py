@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,7 +110,7 @@ def _in_worker(request: FitRequest, folder: Path, threads: int, home: Path, seen
     mark, text = seen
     if not mark.is_file() or mark.read_text(encoding="utf-8") != text:
         return Ran.failed(request.profile, UsageError(
-            f"a worker on {os.uname().nodename} does not see {mark.parent}: give --out and --cache in folders that all "
+            f"a worker on {platform.node()} does not see {mark.parent}: give --out and --cache in folders that all "
             "machines of the cluster share, and run the command in one"))
     os.chdir(home)  # relative paths are those of the command
     torch.set_num_threads(threads)

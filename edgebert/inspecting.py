@@ -60,8 +60,8 @@ def _counted(target: Path, kind: str, shape: EncoderShape, length: int, files: d
 def _plan(path: Path) -> CompressionPlan:
     try:
         return CompressionPlan.loads(bounded_text(path))
-    except ValueError as error:
-        raise UsageError(f"{path}: not a plan, nor a checkpoint folder, bundle, .onnx or .tflite") from error
+    except (ValueError, UsageError) as error:
+        raise UsageError(f"{path}: not a plan, nor a checkpoint folder, bundle, .onnx or .tflite ({error})") from error
 
 
 def _checkpoint_shape(path: Path) -> EncoderShape:

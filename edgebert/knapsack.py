@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from edgebert.runlog import silenced
 from edgebert.spec import LayerSpec
 
 if TYPE_CHECKING:
@@ -84,12 +85,25 @@ def efficient(costs: np.ndarray) -> list[int]:
     places: list[int] = []
     for start in range(0, len(order), _AT_ONCE):  # only a row before it, in this order, can beat or equal one
         here = order[start : start + _AT_ONCE]
-        here = here[~(kept[None] <= costs[here][:, None]).all(2).any(1)]
+        beaten = np.asarray((kept[None] <= costs[here][:, None]).all(2))
+        here = here[~beaten.any(1)]
         rows = costs[here]
         here = here[~np.tril((rows[None] <= rows[:, None]).all(2), -1).any(1)]
         kept = np.concatenate([kept, costs[here]])
         places += here.tolist()
     return places
+
+
+def _is(key: tuple[int, str, bool]) -> Callable[[Option], float]:
+    return lambda o: float((o.layer, o.part, o.last) == key)
+
+
+def _arena_of(block: tuple[int, str]) -> Callable[[Option], float]:
+    return lambda o: o.arena_mb * ((o.layer, o.part) == block)
+
+
+def _member(choice: set[Option]) -> Callable[[Option], float]:
+    return lambda o: 1.0 if o in choice else -1.0
 
 
 def solve(options: tuple[Option, ...], drops: tuple[float, ...], limits: dict[str, float], minimise: str,
@@ -139,10 +153,10 @@ def solve(options: tuple[Option, ...], drops: tuple[float, ...], limits: dict[st
 
     require(column(lambda o: o.layer == FRAME), 1, 1)
     for layer in range(layers):
-        for is_last, first in ((False, inner), (True, last)):
+        for is_last, begin in ((False, inner), (True, last)):
             for part in ("attention", "ffn"):
-                row = column(lambda o, key=(layer, part, is_last): (o.layer, o.part, o.last) == key)
-                row[first + layer] = -1
+                row = column(_is((layer, part, is_last)))
+                row[begin + layer] = -1
                 require(row, 0, 0)
         row = np.zeros(size)  # an inner layer lies before the last one
         row[inner + layer] = row[last:last + layer + 1] = 1
@@ -153,15 +167,14 @@ def solve(options: tuple[Option, ...], drops: tuple[float, ...], limits: dict[st
     blocks = sorted({(o.layer, o.part) for o in options})
     if arena:
         for block in blocks:
-            row = column(lambda o, block=block: o.arena_mb * ((o.layer, o.part) == block))
+            row = column(_arena_of(block))
             row[peak] = -1
             require(row, -np.inf, 0)
     row = column(lambda o: o.streamed_ms)
     row[streamed] = -1
     require(row, -np.inf, 0)
     for chosen in without:  # what holds all of its options, and no other ones, is that choice
-        there = set(chosen)
-        require(column(lambda o, there=there: 1.0 if o in there else -1.0), -np.inf, len(chosen) - 1)
+        require(column(_member(set(chosen))), -np.inf, len(chosen) - 1)
     for index, (name, limit) in enumerate(limits.items()):
         weights, constant = total(name)
         unit = _SCALE / max(abs(limit), 1e-12)
@@ -174,7 +187,8 @@ def solve(options: tuple[Option, ...], drops: tuple[float, ...], limits: dict[st
     slowest = sum(max(o.latency_ms for o in options if (o.layer, o.part) == block) for block in blocks)
     whole = {"error": sum(abs(drop) for drop in drops) or 1.0, "latency_ms": slowest}
     second_share = _TIE * latency / whole["latency_ms"] + (_TIE * error / whole["error"] if elastic else 0)
-    first, constant, unit = error, error_0, whole["error"]
+    first: np.ndarray = error
+    constant, unit = error_0, whole["error"]
     if minimise == "latency":
         first, constant, unit = latency, 0.0, whole["latency_ms"]
         second_share = _TIE * error / whole["error"]
@@ -186,9 +200,10 @@ def solve(options: tuple[Option, ...], drops: tuple[float, ...], limits: dict[st
     integral[:peak] = 1
     upper = np.ones(size)
     upper[peak:] = np.inf
-    found = milp(objective, integrality=integral, bounds=Bounds(0, upper),
-                 constraints=LinearConstraint(vstack([csr_array(r[None]) for r in rows]), low, high),
-                 options={"mip_rel_gap": 0.0})
+    with silenced(1):  # HiGHS prints a line where it repairs a solution
+        found = milp(objective, integrality=integral, bounds=Bounds(0, upper),
+                     constraints=LinearConstraint(vstack([csr_array(r[None]) for r in rows]), low, high),
+                     options={"mip_rel_gap": 0.0})
     if found.status == 2:
         return None
     if found.x is None or found.status != 0:

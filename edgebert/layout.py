@@ -116,7 +116,7 @@ def kind_of(config: Mapping[str, Any]) -> str | None:
     names = " ".join(map(str, config.get("architectures") or ()))
     kinds = [kind for kind, ending in AUTO_CLASSES.items() if ending in names]
     if config.get("problem_type") in kinds:
-        return config["problem_type"]
+        return str(config["problem_type"])
     if len(kinds) > 1 and len(config.get("id2label") or {0: "", 1: ""}) == 1:
         return "regression"
     return kinds[0] if kinds else None

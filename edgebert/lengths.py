@@ -118,11 +118,12 @@ def best_lengths(counts: Counts, offered: Sequence[int], latency_ms: Callable[[i
 
     # totals[j]: least milliseconds of all rows up to offer j, with j taken; chosen[j]: with which offers.
     totals = [served(0, j) for j in range(len(offered))]
-    chosen = [(j,) for j in range(len(offered))]
+    chosen: list[tuple[int, ...]] = [(j,) for j in range(len(offered))]
     found = [(totals[-1], chosen[-1])]
     for count in range(2, min(most, len(offered)) + 1):
-        steps = [min(((totals[i] + served(i + 1, j), (*chosen[i], j)) for i in range(count - 2, j)),
-                     default=(float("inf"), ())) for j in range(len(offered))]
+        steps: list[tuple[float, tuple[int, ...]]] = [
+            min(((totals[i] + served(i + 1, j), (*chosen[i], j)) for i in range(count - 2, j)),
+                default=(float("inf"), ())) for j in range(len(offered))]
         totals, chosen = [total for total, _ in steps], [picked for _, picked in steps]
         if totals[-1] > WORTH * found[-1][0]:
             break

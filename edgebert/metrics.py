@@ -145,7 +145,8 @@ def _macro_f1_of_labels(found: np.ndarray) -> float:
 
 
 def _all_right(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    return (predicted == truth).all(1).astype(float)
+    right: np.ndarray = (predicted == truth).all(1).astype(float)
+    return right
 
 
 def _span_counts(predicted: Sequence[Sequence[str]], truth: Any) -> np.ndarray:
@@ -156,8 +157,8 @@ def _span_counts(predicted: Sequence[Sequence[str]], truth: Any) -> np.ndarray:
 
     counts = np.zeros((len(predicted), 2), np.int64)
     for row, ours, theirs in zip(counts, predicted, truth.tags, strict=True):
-        ours, theirs = set(get_entities(list(ours))), set(get_entities(list(theirs)))
-        row[:] = len(ours & theirs), len(ours) + len(theirs)
+        found, true = set(get_entities(list(ours))), set(get_entities(list(theirs)))
+        row[:] = len(found & true), len(found) + len(true)
     return counts
 
 

@@ -213,7 +213,7 @@ class _Keys:
             value = float(value)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise UsageError(f"{self.where}: {key} must be of type {kind.__name__}, got {value!r:.40}")
-        if kind is float and not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{self.where}: {key} must be finite, got {value}")
         return value
 

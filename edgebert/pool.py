@@ -115,6 +115,7 @@ def _join(where: str, threads: int, ending: ExitStack) -> ModuleType:
         settings["address"] = where
     import ray
 
+    library: ModuleType = ray
     ending.callback(ray.shutdown)
     try:
         ray.init(**settings)
@@ -122,4 +123,4 @@ def _join(where: str, threads: int, ending: ExitStack) -> ModuleType:
         said = str(error).strip().splitlines()[0]
         raise DeviceError(f"no Ray cluster at {where}: {said}; one that asks for a token wants RAY_AUTH_MODE=token and "
                           "its token here too") from error
-    return ray
+    return library

@@ -49,7 +49,7 @@ def check(path: Path) -> DeviceProfile:
         if len(row.source) < SHORTEST_SOURCE:
             raise fail("cost", f"{place}: the source does not say where the row comes from")
     budget, wanted = profile.budget, default_latency_ms(profile)
-    if None in (budget.max_latency_ms, budget.max_memory_mb, budget.max_size_mb):
+    if budget.max_latency_ms is None or None in (budget.max_memory_mb, budget.max_size_mb):
         raise fail("budget", f"give the defaults of a run: max_latency_ms (here {wanted:g}), max_memory_mb, max_size_mb")
     if not 0.8 <= budget.max_latency_ms / wanted <= 1.25:
         raise fail("budget.max_latency_ms", f"is {budget.max_latency_ms:g}; so that a run compresses at all, the int8 "

@@ -66,7 +66,8 @@ class ProfileReader:
         return value
 
     def list(self, table: dict[str, Any], key: str) -> list[Any]:
-        return self.value(table.get(key, []), list, key)
+        found: list[Any] = self.value(table.get(key, []), list, key)
+        return found
 
     def texts(self, value: Any, key: str) -> tuple[str, ...]:
         return tuple(self.value(item, str, key) for item in self.value(value, list, key))
@@ -107,13 +108,13 @@ def line_of(text: str, key: str) -> int | None:
     found: dict[str, int] = {}
     where, counts = "", dict[str, int]()
     for number, line in enumerate(text.splitlines(), 1):
-        if match := re.match(r"\s*\[\[\s*(\w+)\s*\]\]", line):
+        if match := re.match(r"\s*\[\[\s*([\w-]+)\s*\]\]", line):
             index = counts.setdefault(match[1], -1) + 1
             counts[match[1]] = index
             where = f"{match[1]}[{index}]"
             found.setdefault(match[1], number)
             found[where] = number
-        elif match := re.match(r"\s*\[\s*(\w+)\s*\]", line):
+        elif match := re.match(r"\s*\[\s*([\w-]+)\s*\]", line):
             where = match[1]
             found[where] = number
         elif match := re.match(r"\s*\"?([\w-]+)\"?\s*=", line):

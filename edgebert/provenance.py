@@ -12,9 +12,10 @@ import re
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from email.message import Message
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from edgebert import __version__
 from edgebert.bundle import PACKAGES, file_sha256, model_files
@@ -66,9 +67,14 @@ def _plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def _about(name: str) -> Message:
+    """The package's metadata, which is a message, of whose methods the library's type names some."""
+    return cast(Message, metadata.metadata(name))
+
+
 def licence_of(name: str) -> str | None:
     """What a package says its licence is: an SPDX expression where it gives one (PEP 639), else its own words."""
-    about = metadata.metadata(name)
+    about = _about(name)
     if expression := about.get("License-Expression"):
         return str(expression)
     said = (about.get("License") or "").strip()
@@ -107,9 +113,9 @@ def _purl(name: str) -> str:
 
 def _library(name: str) -> dict[str, Any]:
     licence = licence_of(name)
-    licences = []
+    licences: list[dict[str, Any]] = []
     if licence is not None:
-        spdx = metadata.metadata(name).get("License-Expression") is not None
+        spdx = _about(name).get("License-Expression") is not None
         licences = [{"expression": licence}] if spdx else [{"license": {"name": licence}}]
     return {"type": "library", "bom-ref": _purl(name), "name": name, "version": metadata.version(name),
             "purl": _purl(name), **({"licenses": licences} if licences else {})}

@@ -98,7 +98,7 @@ def parsed(words: list[str]) -> dict[str, Any]:
     from edgebert.cli import app
 
     try:
-        command = typer.main.get_command(app).commands[words[0]]
+        command: Any = vars(typer.main.get_command(app))["commands"][words[0]]
         return dict(command.make_context(words[0], list(words[1:])).params)
     except Exception as error:  # typer's own copy of click has no public name for its errors
         raise UsageError(f"edgebert {words[0]} of this version does not take the manifest's words: {error}") from error
@@ -115,6 +115,9 @@ def recorded(manifest: dict[str, Any]) -> list[str]:
     if program != "edgebert" or not words or words[0] not in COMMANDS:
         raise UsageError(f"the bundle was not made by edgebert {' or '.join(COMMANDS)} on the command line: build its "
                          "plan again with `edgebert build BUNDLE/plan.json`")
+    if any(word.partition("=")[0] == "--config" for word in words):
+        raise UsageError("the manifest names a --config file, which edgebert never writes there; do not trust this "
+                         "bundle")
     if any(word.partition("=")[0] == "--verify-on" for word in words):
         raise UsageError("the plan rests on timings of a device (--verify-on), which no second run repeats: build it "
                          "again with `edgebert build BUNDLE/plan.json`")

@@ -57,7 +57,7 @@ def read_results(paths: Sequence[Path], bundles: Sequence[Path] = ()) -> tuple[R
     Raises UsageError naming the file and the line that is no timing, or of a file that is not known.
     """
     known = {sha256: shape for folder in bundles for sha256, shape in _models(folder)}
-    found: dict[tuple, list[Reading]] = {}
+    found: dict[tuple[Any, ...], list[Reading]] = {}
     for path in paths:
         for reading in _read(path, known):
             found.setdefault(reading.key, []).append(reading)

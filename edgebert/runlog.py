@@ -6,6 +6,7 @@ one. Each line is written out at once, so that a killed run leaves all that it h
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -18,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from edgebert import __version__
 from edgebert.crew import crew
@@ -54,7 +55,7 @@ class _Lines(logging.Formatter):
         return json.dumps({"time": when, **said}, default=str)
 
 
-class _OnStderr(logging.StreamHandler):
+class _OnStderr(logging.StreamHandler[TextIO]):
     """Lines on stderr for a program that reads them."""
 
 
@@ -67,6 +68,26 @@ def quieten() -> None:
     """Keeps libraries from warning of what is no one's concern; `set_up` with verbose takes it back."""
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def silenced(number: int) -> Iterator[None]:
+    """Sends what compiled libraries write to stdout (1) or stderr (2) nowhere: a solver's stray line is no part of
+    `--json`, nor a runtime's greeting an error."""
+    try:
+        kept = os.dup(number)
+    except OSError:  # there is no such stream
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), number)
+        yield
+    finally:
+        if os.name == "posix":
+            ctypes.CDLL(None).fflush(None)  # what C's own buffers still hold belongs to the time before
+        os.dup2(kept, number)
+        os.close(kept)
 
 
 def set_up(as_json: bool, verbose: bool) -> None:
@@ -142,5 +163,6 @@ class _InFile(logging.FileHandler):
         EVENTS.removeHandler(self)
         stream, self.stream = self.stream, None
         with suppress(OSError):  # what could not be written cannot be written when it closes either
-            stream.close()
+            if stream is not None:
+                stream.close()
         logging.getLogger(__name__).warning("the log of this run ends here: %s", sys.exc_info()[1])

@@ -66,8 +66,12 @@ def search(tables: ErrorTables, profile: DeviceProfile, budget: Budget, runtime:
     names = profile.runtimes(threads) if runtime == "auto" else (runtime,)
     if not names:
         profile.row("onnx", "int8", threads)
-    plans, failures = [], []
-    first = (lambda p: p.predicted_error) if minimise == "error" else (lambda p: p.estimate.latency_ms)
+    plans: list[CompressionPlan] = []
+    failures: list[Infeasible] = []
+
+    def first(plan: CompressionPlan) -> float:
+        return plan.predicted_error if minimise == "error" else plan.estimate.latency_ms
+
     for name, hidden in itertools.product(names, (0, *tables.hidden)):
         problem = _problem(tables, profile, budget, name, threads, length, max_error, minimise, precisions, shorter,
                            hidden)
@@ -221,8 +225,9 @@ def _plan(problem: _Problem, chosen: tuple[Option, ...], bound: Bound) -> Compre
                     "model_sha256": tables.model_sha256, "data_sha256": tables.data_sha256})
 
 
-def _joined(attention: LayerSpec, ffn: LayerSpec) -> LayerSpec:
+def _joined(attention: LayerSpec | None, ffn: LayerSpec | None) -> LayerSpec:
     """One layer of the two forms its blocks take."""
+    assert attention is not None and ffn is not None, "only the frame has no form"
     return LayerSpec(attention.heads, ffn.ffn, attention.qk_dim, attention.ranks + ffn.ranks)
 
 

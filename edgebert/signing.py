@@ -44,7 +44,8 @@ def require_signed(folder: Path, key: Path) -> None:
 
     public: Ed25519PublicKey = _key(key, "public", load_pem_public_key, Ed25519PublicKey)
     if not (folder / MANIFEST).is_file():
-        raise UsageError(f"{folder} is not a bundle: it has no {MANIFEST}")
+        raise UsageError(f"{folder} is not a bundle: it has no {MANIFEST} (`edgebert fit-device --out {folder}` "
+                         "makes one)")
     if not (folder / SIGNATURE).is_file():
         raise BrokenBundle(f"{folder} is not signed: it has no {SIGNATURE}; do not trust it, or verify it without --key")
     try:

@@ -81,7 +81,7 @@ class LayerSpec:
     def from_json(cls, value: Sequence[Any]) -> LayerSpec:
         """Raises UsageError where a number is out of range; TypeError, ValueError or KeyError for another form."""
         heads, ffn, *rest = value
-        stored = rest[0] if rest else {"qk_dim": 0, "ranks": {}}
+        stored: dict[str, Any] = rest[0] if rest else {"qk_dim": 0, "ranks": {}}
         ranks = stored["ranks"]
         return cls(int(heads), int(ffn), int(stored["qk_dim"]),
                    tuple((name, int(ranks[name])) for name in sorted(ranks, key=[*MATRICES, *ranks].index)))
@@ -166,7 +166,7 @@ class EncoderShape:
     def from_json(cls, value: dict[str, Any]) -> EncoderShape:
         try:
             layers = tuple(LayerSpec.from_json(layer) for layer in value["layers"])
-            rest = {k: str(v) if k in ("head", "head_activation") else int(v)
+            rest: dict[str, Any] = {k: str(v) if k in ("head", "head_activation") else int(v)
                     for k, v in value.items() if k != "layers"}
             return cls(layers=layers, **rest)
         except (AttributeError, KeyError, TypeError, ValueError) as error:

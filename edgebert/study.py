@@ -142,7 +142,7 @@ class Study:
         study = optuna.create_study(sampler=sampler)
         study.add_trials([optuna.trial.create_trial(params=trial.proposal.parameters, distributions=dict(self.axes),
                                                     value=trial.value) for trial in known])
-        return study.ask(dict(self.axes)).params
+        return dict(study.ask(dict(self.axes)).params)
 
 
 def fill(study: Study, slots: int, propose: Callable[[int, Sequence[Tried]], Mapping[int, Proposal]],

@@ -141,7 +141,8 @@ def _encoders(lengths: tuple[int, ...]) -> list[Candidate]:
 
 def _blocks(kind: str, lengths: tuple[int, ...]) -> list[Candidate]:
     """Random blocks of one kind."""
-    rng, found = random.Random(kind), []
+    rng = random.Random(kind)
+    found: list[Candidate] = []
     while len(found) < POOL:
         hidden, head_dim, pair = rng.choice(_HIDDEN), rng.choice((32, 64)), _pair(rng, lengths)
         layer = _layer(rng, hidden, head_dim)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,7 +141,7 @@ def _export(candidate: Candidate, runtime: str, items: Sequence[dict[str, Any]],
     with quietly(), torch.random.fork_rng(devices=()), torch.no_grad():
         torch.manual_seed(0)
         if candidate.shape is None:
-            modules = {"linear": lambda: nn.Linear(candidate.inputs, candidate.outputs),
+            modules: dict[str, Callable[[], Any]] = {"linear": lambda: nn.Linear(candidate.inputs, candidate.outputs),
                        "norm": lambda: nn.LayerNorm(candidate.inputs, 1e-12), "gelu": lambda: None}
             return export_part(runtime, Part(candidate.kind, modules[candidate.kind](), candidate.inputs), files,
                                candidate.lengths)

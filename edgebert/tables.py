@@ -212,6 +212,6 @@ def read_tables(path: Path) -> ErrorTables:
     """The tables in a file. Raises UsageError where it cannot be read or holds none."""
     try:
         return ErrorTables.loads(bounded_text(path))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UsageError) as error:
         raise UsageError(f"--tables {path}: cannot be read ({error}); give error tables, such as a bundle's "
                          "tables.json") from error

@@ -43,7 +43,7 @@ def _named(tags: Sequence[str], spans: bool) -> list[tuple[Any, ...]]:
         return list(zip(tags, range(len(tags))))
     from seqeval.metrics.sequence_labeling import get_entities
 
-    return get_entities(list(tags))
+    return list(get_entities(list(tags)))
 
 
 def choose_metric(kind: str, labels: Sequence[str], asked: str | None) -> str:
@@ -122,11 +122,11 @@ class Scorer:
 
         said = self.read(logits)
         if self.kind == SINGLE:
-            return (said != self.truth).astype(float)
+            return np.asarray(said != self.truth, float)
         if self.kind == MULTI:
-            return (said != self.truth.astype(bool)).sum(1).astype(float)
+            return np.asarray((said != self.truth.astype(bool)).sum(1), float)
         if self.kind == REGRESSION:
-            return np.abs(said - self.truth)
+            return np.asarray(np.abs(said - self.truth))
         if self.kind == TOKENS:
             return np.array([sum(a != b for a, b in zip(ours, theirs, strict=True))
                              for ours, theirs in zip(said, self.truth.tags, strict=True)], float)

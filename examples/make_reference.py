@@ -23,6 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from reference_outputs import OUTPUTS
 from reference_schemas import SCHEMAS, schemas
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,7 +35,7 @@ WIDTH = 100
 def pages() -> dict[str, str]:
     """Path below docs/reference -> content."""
     made = {"cli.md": cli_page(), "python.md": python_page(), "schemas.md": schemas_page()}
-    for name, schema in schemas().items():
+    for name, schema in schemas(SCHEMAS | OUTPUTS).items():
         made[f"schemas/{name}.json"] = json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
     return made
 
@@ -48,7 +49,8 @@ def cli_page() -> str:
 
     group = typer.main.get_command(app)
     parts = ["# Commands", "", MADE, "", "`edgebert COMMAND --help` prints the same. Every command also takes "
-             "`--log-json` (events as JSON lines on stderr) and `-v` (more lines); they are left out below.", "",
+             "`--log-json` (events as JSON lines on stderr) and `-v` (more lines), and all but those of `profiles` take "
+             "`--config FILE` ([flags in a file](../howto/config.md)); they are left out below.", "",
              "| | |", "|---|---|"]
     commands = dict(_commands(group, "edgebert"))
     parts += [f"| [`{name.removeprefix('edgebert ')}`](#{name.replace(' ', '-')}) | {_cell(_sentence(command.help))} |"
@@ -75,7 +77,7 @@ def _commands(group: Any, start: str) -> Iterator[tuple[str, Any]]:
 def _command(name: str, command: Any) -> Iterator[str]:
     arguments = [one for one in command.params if one.param_type_name == "argument"]
     options = [one for one in command.params if one.param_type_name == "option" and one.name not in
-               ("help", "log_json", "verbose")]
+               ("help", "config", "log_json", "verbose")]
     words, kinds = [one.metavar or one.name.upper() for one in arguments], _kinds(command)
     yield from (_paragraphs(command.help), "", "```text", " ".join([name, *words, *(["[OPTIONS]"] if options else [])]),
                 "```")
@@ -233,9 +235,11 @@ def schemas_page() -> str:
              "source, samples and what a clock can give) is checked when a file is read, and named in one line. The "
              "reading side takes older versions of some files too.", "", "[Codes of errors](../errors.md), [exit "
              "codes](cli.md#exit-codes).", "", "| schema | of | its top |", "|---|---|---|"]
-    for name, schema in schemas().items():
-        keys = ", ".join(f"`{key}`" if key in schema["required"] else f"(`{key}`)" for key in schema["properties"])
-        parts.append(f"| [{name}.json](schemas/{name}.json) | {SCHEMAS[name][0].split(': ')[0]} | {keys} |")
+    for name, schema in schemas(SCHEMAS | OUTPUTS).items():
+        top = schema.get("items", schema)  # a list is told by what is in it
+        keys = ", ".join(f"`{key}`" if key in top["required"] else f"(`{key}`)" for key in top["properties"])
+        title = (SCHEMAS | OUTPUTS)[name][0]
+        parts.append(f"| [{name}.json](schemas/{name}.json) | {title.split(': ')[0]} | {keys} |")
     return "\n".join([*parts, "", "In brackets: what may be left out.", ""])
 
 

@@ -217,3 +217,48 @@ def test_a_finished_entry_keeps_no_work_of_a_run_killed_after_it(tmp_path):
     entry.with_name(entry.name + ".lock").touch()
     assert cache.stage("s", 1, {}, lambda out, work: None, lambda entry: None) == (None, True)
     assert names(tmp_path / "s") == [entry.name]
+
+
+WINDOWS = """
+import fcntl, os, signal, subprocess, sys, types
+import numpy, scipy.optimize  # these, and subprocess, ask which system it is in ways of their own
+
+def locking(number, mode, count):
+    fcntl.lockf(number, fcntl.LOCK_EX | (fcntl.LOCK_NB if mode == 2 else 0), count, 0, os.SEEK_CUR)
+
+sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2, LK_LOCK=1)
+for name in ("fcntl", "resource", "pwd", "grp", "termios"):
+    sys.modules[name] = None
+for module, names in ((signal, ("SIGHUP", "SIGKILL")), (os, ("uname", "sysconf", "sched_getaffinity", "sched_setaffinity",
+                                                             "getloadavg", "killpg", "getuid"))):
+    for name in names:
+        if hasattr(module, name):
+            delattr(module, name)
+"""
+"""Takes from Python what it has not got on Windows, and gives it that system's lock, by a lock of this one."""
+
+
+def test_without_posix_a_folder_is_claimed_by_windows_lock(tmp_path):
+    waits = "with claimed(Path('b')): print('mine', flush=True); sys.stdin.read(1)"
+    start = [sys.executable, "-c", f"{WINDOWS}\nfrom pathlib import Path\nfrom edgebert.claim import claimed\n{waits}"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    first = subprocess.Popen(start, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=env)
+    assert first.stdout.readline() == "mine\n"
+    second = subprocess.run(start, input="x", capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert f"BusyError: process {first.pid} on " in second.stderr and not second.stdout
+    first.communicate("x")
+    assert first.returncode == 0 and names(tmp_path) == []
+    third = subprocess.run(start, input="x", capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert third.returncode == 0 and third.stdout == "mine\n"
+
+
+@pytest.mark.parametrize("line", ["fit-device --profile pixel6 --dry-run", "init --yes --out e.toml"])
+def test_without_posix_plans_are_made_as_with_it(line, tmp_path):
+    from tests.test_cli import edgebert
+
+    script = f"{WINDOWS}\nsys.argv = ['edgebert', *{line.split()}]\nfrom edgebert.cli import main\nmain()"
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "COLUMNS": "200"}
+    there = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=env)
+    assert there.returncode == 0, there.stderr
+    (tmp_path / "e.toml").unlink(missing_ok=True)
+    assert there.stdout == edgebert(*line.split(), cwd=tmp_path).stdout

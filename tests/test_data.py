@@ -221,8 +221,40 @@ def test_size_bounds_hold_while_reading(tmp_path, monkeypatch):
         load_dataset(tmp_path / "big.parquet")
 
 
-@pytest.mark.parametrize("module, suffix", [("pyarrow", ".parquet"), ("datasets", "")])
-def test_missing_readers_are_named(tmp_path, monkeypatch, module, suffix):
+def test_a_data_set_of_the_hub_is_read_by_its_name(monkeypatch, tmp_path):
+    """By the library's own function, which is all that differs from a saved one; a folder of that name comes first."""
+    datasets = pytest.importorskip("datasets")
+    names, asked = ["go", "no"], []
+    features = datasets.Features({"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+    rows = [{"sentence": f"text {i}", "label": i % 2} for i in range(60)]
+    held = datasets.DatasetDict(train=datasets.Dataset.from_list(rows[:40], features=features),
+                                validation=datasets.Dataset.from_list(rows[40:], features=features))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *words: asked.append(words) or held)
+    found = load_dataset(Path("nyu-mll/glue:sst2"))
+    assert asked == [("nyu-mll/glue", "sst2")] and found.labels == ("go", "no") and found.name == "glue:sst2"
+    assert len(found.train) + len(found.select) == 40 and len(found.dev) + len(found.test) == 20
+    held.save_to_disk(str(tmp_path / "saved"))
+    assert load_dataset(tmp_path / "saved").sha256 == found.sha256
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nyu-mll").mkdir()
+    with refused("no such file or folder"):
+        load_dataset(Path("nyu-mll/glue"))
+    for name in ("nyu", "a/b/c", "../data/x", "data/x?y", "a/b:"):
+        with refused("no such file or folder"):
+            load_dataset(Path(name))
+    assert len(asked) == 1
+
+
+def test_a_hub_that_is_not_there_is_one_line(monkeypatch):
+    pytest.importorskip("datasets")
+    with refused("as a data set of the hub not to be had .*save_to_disk") as caught:
+        load_dataset(Path("nobody/nothing-of-this-name"))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("module, suffix, install", [("pyarrow", ".parquet", "pyarrow"),
+                                                     ("datasets", "", r"'edgebert\[data\]'")])
+def test_missing_readers_are_named(tmp_path, monkeypatch, module, suffix, install):
     monkeypatch.setitem(sys.modules, module, None)
     source = tmp_path / f"train{suffix}"
     if suffix:
@@ -230,7 +262,7 @@ def test_missing_readers_are_named(tmp_path, monkeypatch, module, suffix):
     else:
         source.mkdir()
         (source / "state.json").write_text("{}")
-    with refused(f"pip install {module}"):
+    with refused(f"pip install {install}"):
         load_dataset(source)
 
 

@@ -24,6 +24,7 @@ NOT_RUN = {
     r"^edgebert (train-elastic|compress) ": "trains for minutes; tests/test_elastic.py, tests/test_compressing.py",
     r"^edgebert front --profiles": "takes long for three; one device is run here",
     r"^edgebert build ": "trains for minutes; tests/test_given.py",
+    r"^edgebert push (?!.*--card)|^hf |^edgebert verify model/": "needs the hub; tests/test_hub.py has a server",
     r"^edgebert export ": "converts a real checkpoint; tests/test_cli.py exports a tiny one",
     r"^edgebert verify b$|^python b/": "needs the bundle of the line before it; the tutorial's is verified here",
     r"^(pip install|make |export |cp -r)": "sets up an environment, a copy or a variable; .ci/run makes one anew",

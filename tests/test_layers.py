@@ -25,7 +25,8 @@ PLANNING = ("errors", "spec", "device", "cost", "tables", "plan", "knapsack", "s
             "provenance", "signing", "checkpoint_files", "cli_sign",
             "expected", "runlog",
             "lengths", "elf", "claim", "reproducing", "cli_reproduce", "doctor",
-            "cli_doctor", "cli", "cli_plan", "cli_files", "cli_profiles", "demo.__init__")
+            "cli_doctor", "config", "cli_config", "hub", "cli_push", "data_sets", "cli", "cli_plan", "cli_files",
+            "cli_profiles", "demo.__init__")
 FILES = [path for name in FLOORS for path in sorted((ROOT / name).rglob("*.py"))]
 
 

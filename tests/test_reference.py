@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import glob
 import importlib.util
 import json
 import subprocess
@@ -119,18 +120,79 @@ def validator(name: str) -> Draft202012Validator:
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory, bert_folder) -> dict[str, Any]:
-    """One real file of each kind: those of a toy bundle, and a record that bench made of it."""
+def place(tmp_path_factory, bert_folder) -> Path:
+    """A folder with a toy bundle, and a record that bench made of it."""
     folder = tmp_path_factory.mktemp("files")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         make_place(folder, bert_folder)
         done = edgebert("bench", "edgebert-bundle", "--runs", "12", "--out", "records.jsonl")
         assert code_of(done) == 0, done.output
-    bundle = folder / "edgebert-bundle"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def files(place) -> dict[str, Any]:
+    """One real file of each kind."""
+    bundle = place / "edgebert-bundle"
     found = {name: json.loads((bundle / f"{name}.json").read_text(encoding="utf-8"))
              for name in ("plan", "tables", "results", "manifest")}
-    return {**found, "record": json.loads((folder / "records.jsonl").read_text(encoding="utf-8").splitlines()[0])}
+    return {**found, "record": json.loads((place / "records.jsonl").read_text(encoding="utf-8").splitlines()[0])}
+
+
+OUTPUTS = {
+    "inspect": ("inspect edgebert-bundle --length 16", "inspect my-bert --length 16",
+                "inspect edgebert-bundle/model_*.onnx"),
+    "verify": ("verify edgebert-bundle",),
+    "compare": ("compare edgebert-bundle edgebert-bundle --runs 12",),
+    "front": ("front --profile pixel6 --points 2 --runtime onnx",),
+    "explain": ("explain edgebert-bundle",),
+    "export": ("export my-bert --runtime onnx --precision int8 --length 16 --out exported",),
+    "calibrate": ("calibrate --profile pixel6 --from sweep.jsonl --out pixel6.toml",),
+    "reproduce": ("reproduce edgebert-bundle",),
+    "push": ("push edgebert-bundle me/tiny",),
+    "doctor": ("doctor",),
+    "profiles": ("profiles",),
+}
+"""Schema -> commands whose --json fits it."""
+
+
+@pytest.mark.parametrize(("name", "line"), [(name, line) for name, lines in OUTPUTS.items() for line in lines])
+def test_what_a_command_prints_fits_its_schema(name, line, place, monkeypatch):
+    from edgebert import hub, reproducing
+    from tests.test_calibrating import sweep_of, write
+
+    monkeypatch.chdir(place)
+    if name == "calibrate":
+        write(place / "sweep.jsonl", sweep_of())
+    # A whole run, whose comparison tests/test_reproducing.py makes for real; here only what is printed of it.
+    monkeypatch.setattr(reproducing, "reproduce", lambda folder, again: reproducing.Reproduction(
+        folder, ("fit-device", "--out", "made"), ("plan.json",), ("torch 1 then, 2 now",)))
+    # tests/test_hub.py pushes to a server.
+    monkeypatch.setattr(hub, "push", lambda folder, repo, *how: hub.Pushed(repo, "https://x", True, ("plan.json",)))
+    words = [found for word in line.split() for found in (sorted(glob.glob(word)) or [word])]
+    done = edgebert(*words, "--json")
+    assert code_of(done) in (0, 1) if name == "doctor" else code_of(done) == 0, (done.output, done.exception)
+    printed = done.stdout.splitlines() if name in ("compare", "front") else [done.stdout]
+    assert printed
+    for text in printed:
+        assert [error.message for error in validator(name).iter_errors(json.loads(text))] == []
+    value = json.loads(printed[0])
+    value = value[0] if isinstance(value, list) else value
+    value[next(iter(value))] = object
+    assert list(validator(name).iter_errors([value] if name == "profiles" else value)), "the schema takes anything"
+
+
+def test_every_command_with_json_has_a_schema_and_every_schema_a_test():
+    import typer
+
+    from edgebert.cli import app
+
+    commands = typer.main.get_command(app).commands
+    takes = {name for name, command in commands.items() if any("--json" in one.opts for one in command.params)}
+    files = {"fit-device", "build", "bench", "bench-native", "train-elastic", "compress"}  # what these print is a file
+    assert takes - files == set(OUTPUTS)
+    assert {path.stem for path in SCHEMAS.glob("*.json")} == set(OUTPUTS) | set(CASES) | {"profile"}
 
 
 @pytest.mark.parametrize("name", CASES)

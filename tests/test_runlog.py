@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -153,3 +154,21 @@ def test_a_killed_run_leaves_what_it_had_reached(bert_folder, tmp_path):
     found = events_in(tmp_path / "cache" / "runs")
     assert found[0]["event"] == "run" and found[0]["pid"] == process.pid
     assert found[-1]["event"] in ("begin", "tick") and found[-1]["stage"] == "fine-tune the teacher"
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_what_compiled_libraries_print_can_be_sent_nowhere(number):
+    """Lines of C's own buffers too, which reach a pipe only when the program ends."""
+    code = f"""
+import ctypes, os
+from edgebert.runlog import silenced
+libc = ctypes.CDLL(None)
+with silenced({number}):
+    os.write({number}, b"direct\\n")
+    libc.printf(b"buffered\\n") if {number} == 1 else libc.perror(b"said")
+os.write({number}, b"after\\n")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr)[number - 1] == "after\n" and done.returncode == 0
+    closed = f"import os; from edgebert.runlog import silenced; os.close({number})\nwith silenced({number}): pass"
+    assert subprocess.run([sys.executable, "-c", closed]).returncode == 0

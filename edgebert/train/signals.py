@@ -35,7 +35,7 @@ def held_signals() -> Iterator[Held]:
     """
     held = Held()
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in filter(None, (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", None))):  # not on Windows
             if callable(handler := signal.getsignal(number)):
                 held.handlers[number] = handler
                 signal.signal(number, held.take)
