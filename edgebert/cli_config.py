@@ -110,6 +110,7 @@ def ask(flags: Sequence[Flag]) -> dict[str, Any]:
 
 def _usable(name: str, text: str) -> None:
     """Raises UsageError for an answer that the command itself would refuse."""
+    from edgebert.data_files import may_be_data
     from edgebert.device import load_profile, parse_latency, parse_size
 
     if name == "profile":
@@ -118,5 +119,5 @@ def _usable(name: str, text: str) -> None:
         parse_latency(text)
     elif name == "max_size":
         parse_size(text, "--max-size")
-    elif name == "data" and not Path(text).exists():
+    elif name == "data" and not may_be_data(Path(text)):
         raise UsageError(f"{text}: there is no such file or folder")

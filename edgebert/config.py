@@ -50,7 +50,7 @@ class Flag:
     @property
     def question(self) -> str:
         """What a person is asked: the first sentence of the help, the choices, the default."""
-        said = re.split(r"(?<=[.;:])\s", self.help)[0].rstrip(".;:")
+        said = re.split(r"(?<=[.;])\s", self.help)[0].rstrip(".;:")
         usual = "" if self.default is None else f" [{self.default}]"
         return f"{self.key}: {f'{said}; ' if self.choices else said}{', '.join(self.choices)}{usual}"
 

@@ -72,6 +72,11 @@ def open_table(path: Path) -> Table:
     raise UsageError(f"{path}: unknown file type; write one of {', '.join(SUFFIXES)}")
 
 
+def may_be_data(source: Path) -> bool:
+    """Whether there is such a file or folder, or the name is one of a data set on the hub."""
+    return source.exists() or HUB_NAME.fullmatch(source.as_posix()) is not None
+
+
 def open_tables(source: Path) -> dict[str, Table]:
     """Open what `source` holds, by split: "train" always, "dev" and "test" where present.
 

@@ -83,7 +83,8 @@ def render_model_card(evidence: Evidence, plan: CompressionPlan, profile: Device
     """MODEL_CARD.md: a Hugging Face model card. It names no licence: that of the teacher and the data applies."""
     return environment().get_template("model_card.md.j2").render(
         **_values(evidence, plan, profile, ELSEWHERE), metric_type=METRIC_TYPES.get(evidence.metric, evidence.metric),
-        formats=sorted({file.format for file in students(evidence)}))
+        formats=sorted({file.format for file in students(evidence)}),
+        trained=any(name.startswith("recover") for name in evidence.seconds))
 
 
 def _example_code(example: Example) -> str:

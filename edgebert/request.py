@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebert.data import Columns
+from edgebert.data_files import may_be_data
 from edgebert.device import RUNTIMES, Budget, DeviceProfile
 from edgebert.errors import UsageError
 from edgebert.methods import DEFAULT
@@ -109,7 +110,7 @@ class FitRequest(RunRequest):
         `self.data` says where to. Raises UsageError where they are not there."""
         record = supernet.task
         data = self.data or (None if record.data is None else Path(record.data))
-        if data is not None and not data.exists():
+        if data is not None and not may_be_data(data):
             raise UsageError(f"{data}: the data that {supernet.folder} was trained on are not there; say with --data "
                              "where they are now")
         if self.lengths is not None and self.lengths[-1] != record.length:

@@ -78,12 +78,13 @@ def write_supernet(request: ElasticRequest, material: Material, teacher: Encoder
 
     data, folder = material.data, material.checkpoint.folder
     logging.disable_progress_bar()
+    data_place = request.data and str(request.data.absolute() if request.data.exists() else request.data)
     with made_beside(request.out) as made:
         for name, net in ((WEIGHTS.parent, elastic.net), (TEACHER.parent, teacher)):
             wrap(net, data.labels, material.checkpoint.source_layers, kind=data.kind).save_pretrained(made / name)
         write_tokenizer(folder, made / TEACHER.parent)
         task = TaskRecord(data.name, data.kind, material.metric, data.sha256, material.inputs.max_length, request.task,
-                          None if request.data is None else str(request.data.absolute()), request.columns)
+                          data_place, request.columns)
         write_record(made, elastic.space, task, scores, grid, tables,
                      {**asdict(request.settings), "seed": request.seed, "command": request.command})
         move_into_place(made, request.out, request.overwrite)

@@ -26,7 +26,7 @@ def main() -> None:
     request = edgebert.FitRequest(
         profile=profile, budget=profile.budget, out=given.out, model=given.model, task=None, data=given.data,
         columns=edgebert.Columns(given.first, given.second, given.label), metric=given.metric,
-        **given.settings)
+        threads=profile.threads, **given.settings)
     result = edgebert.fit_device(request, edgebert.Cache(given.cache), edgebert.Reporter())
 
     teacher, student = result.evidence.model("teacher"), result.evidence.model("student")

@@ -22,7 +22,7 @@ def main() -> None:
     profile = edgebert.load_profile(given.profile)
     request = edgebert.FitRequest(
         profile=profile, budget=profile.budget, out=given.out, model=given.model, task=None, data=given.data,
-        kind="token_classification", **given.settings)
+        kind="token_classification", threads=profile.threads, **given.settings)
     result = edgebert.fit_device(request, edgebert.Cache(given.cache), edgebert.Reporter())
 
     teacher, student = result.evidence.model("teacher"), result.evidence.model("student")

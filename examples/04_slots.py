@@ -25,7 +25,7 @@ def main() -> None:
     for name, kind in (("intent", "single_label_classification"), ("slots", "token_classification")):
         request = edgebert.FitRequest(
             profile=profile, budget=profile.budget, out=given.out / name, model=given.model, task=None,
-            data=given.data, kind=kind, **given.settings)
+            data=given.data, kind=kind, threads=profile.threads, **given.settings)
         result = edgebert.fit_device(request, edgebert.Cache(given.cache), edgebert.Reporter())
         models[name] = opened(result.bundle)
         teacher, student = result.evidence.model("teacher"), result.evidence.model("student")

@@ -29,7 +29,7 @@ def main() -> None:
     budget = replace(profile.budget, max_latency_ms=given.max_latency or profile.budget.max_latency_ms)
     request = edgebert.FitRequest(
         profile=profile, budget=budget, out=given.out, model=given.model, task=None, data=given.data,
-        verify_on=given.device, **given.settings)
+        verify_on=given.device, threads=profile.threads, **given.settings)
     result = edgebert.fit_device(request, edgebert.Cache(given.cache), edgebert.Reporter())
     print(f"budget: {budget.text()}; {result.plan.provenance['verified on']}")
 

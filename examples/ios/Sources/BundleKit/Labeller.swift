@@ -48,7 +48,8 @@ public actor Labeller {
 
     /// The bundle that take-bundle.sh put into this package.
     public init() throws {
-        try self.init(folder: Bundle.module.bundleURL.appendingPathComponent("bundle"))
+        let resources = Bundle.module.resourceURL ?? Bundle.module.bundleURL  // they are not the same on a Mac
+        try self.init(folder: resources.appendingPathComponent("bundle"))
     }
 
     /// point: nil for the one that fits the heat and the battery of this device now.

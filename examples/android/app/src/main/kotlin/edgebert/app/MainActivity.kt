@@ -48,8 +48,10 @@ class MainActivity : Activity() {
     }
 
     override fun onDestroy() {
-        worker.execute { if (::labeller.isInitialized) labeller.close() }
-        worker.shutdown()
+        worker.execute {
+            if (::labeller.isInitialized) labeller.close()
+            worker.shutdownNow() // shutdown would still run what waits for a pause in typing
+        }
         super.onDestroy()
     }
 
