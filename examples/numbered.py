@@ -56,6 +56,7 @@ def opened(bundle: Path) -> Any:
     spec = importlib.util.spec_from_file_location("classify", bundle / "samples/python/classify.py")
     assert spec is not None and spec.loader is not None
     sample = importlib.util.module_from_spec(spec)
+    sys.dont_write_bytecode = True  # a bundle holds what its manifest names, and nothing beside it
     spec.loader.exec_module(sample)
     return sample.Classifier(bundle)
 
