@@ -60,7 +60,8 @@ def main() -> None:
         for line in lines:
             own = took[name_of(line)]
             line |= {"of_teacher": own / took[whole], "over_raw": took["raw"] / own}
-            print(f"{line['way']} {line['share']:g}: {line['of_teacher']:.3f} of the teacher's, {line['over_raw']:.1f}x raw")
+            print(f"{line['way']} {line['share']:g}: {line['of_teacher']:.3f} of the teacher's, "
+                  f"{line['over_raw']:.1f}x over raw")
         beside = path.with_name(f".{path.name}.tmp")
         beside.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         os.replace(beside, path)

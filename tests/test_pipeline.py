@@ -194,14 +194,6 @@ def test_a_second_profile_reuses_the_teacher_and_the_tables(fitted, place):
     assert reporter.seconds["error tables"] == 0.0
 
 
-def test_the_same_request_gives_the_same_plan_and_the_same_file(fitted, place):
-    first, _ = fitted
-    fresh = Cache(place["root"] / "other-cache")
-    again = fit_device(ask(place, "again", budget=first.plan.budget), fresh, Reporter(quiet=True))
-    assert (again.bundle / "plan.json").read_bytes() == (first.bundle / "plan.json").read_bytes()
-    assert [f.sha256 for f in again.evidence.files] == [f.sha256 for f in first.evidence.files]
-
-
 def test_too_large_a_drop_is_refused_and_kept_for_inspection(place):
     request = ask(place, "poor", budget=Budget(max_latency_ms=None, max_size_mb=1.0, max_drop=0.0))
     impossible = replace(request, budget=replace(request.budget, max_drop=0.0))
