@@ -15,7 +15,7 @@ import edgebert
 
 
 def main() -> int:
-    parser = flags(__doc__, "a file with `text` and `label`, or a folder with train, dev and test", "fleet")
+    parser = flags(__doc__, "a file with `text` and `label`, or a folder with train, dev and test", "fleet", None)
     parser.add_argument("--profiles", nargs="+", default=["pixel6", "raspberry-pi-4"], metavar="NAME",
                         help=f"of {len(edgebert.list_profiles())}: see `edgebert profiles`")
     given = parsed(parser, write_texts)

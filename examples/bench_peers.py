@@ -14,8 +14,8 @@ What is made answers all dev and test texts, one at a time, from text to label, 
 one thread; its peak memory is that process's. Then it is timed by turns with torch.onnx's fp32 file: --texts test texts,
 each after two untimed calls, in processor time, which other programs on the machine lengthen little.
 
-One JSON line a way. A line that is there is not measured again unless the teacher, the data or the way's own words
-have changed; what failed is tried again. The test rows are only counted, nothing is chosen by them.
+One JSON line a way. A line that is there is not measured again unless the teacher, the task's name or the way's own
+words have changed; what failed is tried again. The test rows are only counted, nothing is chosen by them.
 """
 
 from __future__ import annotations

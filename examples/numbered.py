@@ -22,13 +22,16 @@ TOY: dict[str, Any] = {"effort": "quick", "teacher_epochs": 2, "length": 16, "ru
 TUNES, SKIES, SMALL = ("play", "some", "music", "jazz"), ("is", "it", "sunny", "rain", "weather"), ("a", "b", "c", "for")
 
 
-def flags(about: str | None, data: str, out: str = "edgebert-bundle") -> argparse.ArgumentParser:
-    """The flags of every example that makes a bundle. about: the script's docstring; data: what its rows look like."""
+def flags(about: str | None, data: str, out: str = "edgebert-bundle",
+          profile: str | None = "x86-laptop") -> argparse.ArgumentParser:
+    """The flags of every example that makes a bundle. about: the script's docstring; data: what its rows look like;
+    profile: the usual device, None where a script names its devices otherwise."""
     title, _, more = (about or "").partition("\n")
     parser = argparse.ArgumentParser(description=title, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help=data)
     parser.add_argument("--model", help="a Hugging Face folder or hub id (default: all-MiniLM-L6-v2 of the extra `demo`)")
-    parser.add_argument("--profile", default="x86-laptop", help="the device: a name of `edgebert profiles`, or a .toml")
+    if profile is not None:
+        parser.add_argument("--profile", default=profile, help="the device: a name of `edgebert profiles`, or a .toml")
     parser.add_argument("--out", type=Path, default=Path(out), help=f"where the bundle goes (default: {out})")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="where finished stages are kept")
     parser.add_argument("--overwrite", action="store_true", help="replace an older bundle")

@@ -45,8 +45,9 @@ class Way:
 
     @property
     def sha256(self) -> str:
-        """Of what its user writes."""
-        return hashlib.sha256(b"".join((SNIPPETS / name).read_bytes() for _, name in self.steps)).hexdigest()
+        """Of what its user writes; of a bundle, of its model file."""
+        words = [(SNIPPETS / name).read_bytes() for _, name in self.steps] or [Path(self.serves).read_bytes()]
+        return hashlib.sha256(b"".join(words)).hexdigest()
 
     @property
     def lines(self) -> int:
