@@ -18,6 +18,8 @@ from edgebert.errors import UsageError
 from edgebert.progress import Reporter
 from tests.test_pipeline import write_task
 
+pytestmark = pytest.mark.slow
+
 KEEP = {"magnitude": 0.7, "taylor": 0.7, "fisher": 0.7, "kwon": 0.96, "ziplm": 0.7, "early-bird": 0.5}
 
 

@@ -26,6 +26,8 @@ from exporters.tflite_nodes import tflite_nodes
 from exporters.tflite_tree import read_tree
 from tests.conftest import random_net, random_rows
 
+pytestmark = pytest.mark.slow
+
 SHAPE = EncoderShape(hidden=48, head_dim=12, vocab=3000, positions=40, token_types=2, labels=5,
                      layers=(LayerSpec(4, 256),) * 3)
 POINTS = (SubnetSpec((0, 1, 2), (LayerSpec(4, 256), LayerSpec(3, 192), LayerSpec(4, 256))),

@@ -26,6 +26,8 @@ from edgebert.train.schedule import Schedule
 from edgebert.train_elastic import ElasticRequest, train_elastic
 from tests.test_pipeline import write_task
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, bert_folder):
