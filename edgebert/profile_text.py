@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from edgebert.claim import write_text
 from edgebert.device import DeviceProfile
 
 
@@ -25,9 +25,7 @@ def profile_text(profile: DeviceProfile) -> str:
 
 def write_profile(profile: DeviceProfile, path: Path) -> None:
     """Writes the file at once, or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    partial.write_text(profile_text(profile), encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, profile_text(profile))
 
 
 def _set(record: Any) -> dict[str, Any]:
